@@ -1,0 +1,72 @@
+# The one door: `make demo` and `make test` need nothing but make and CPython 3.10 or newer.
+
+PYTHON ?= python3
+VENV ?= .venv
+# A sourced ROS 2 is used as it is, with the system's NumPy and OpenCV.
+VENV_ARGS ?= $(if $(ROS_DISTRO),--system-site-packages)
+# auto keeps the torch that is there, else takes what pip finds; cpu and cuda insist on a build.
+TORCH ?= auto
+# Passed to pip for torch alone, as in TORCH_PIP_ARGS='--index-url URL'.
+TORCH_PIP_ARGS ?=
+# Test processes; each holds a torch (about 0.5 GB).
+WORKERS ?= 2
+
+# kitti_bags.py makes bags of the data folder: it has to be told where to put them.
+BENCHMARKS ?= $(filter-out benchmarks/kitti_bags.py,$(wildcard benchmarks/*.py))
+
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed-$(TORCH)
+export VIRTUAL_ENV := $(abspath $(VENV))
+export PATH := $(BIN):$(PATH)
+# No pytest plugin loads unnamed: a sourced ROS 2 registers several, for every Python.
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD := 1
+PYTEST := $(BIN)/python -m pytest -p _hypothesis_pytestplugin -p pytest_timeout --timeout 180
+# Found, not imported: an rclpy that is there and broken fails the tests instead of hiding them.
+HAS_ROS := $(BIN)/python -c 'import importlib.util as u; exit(not u.find_spec("rclpy"))'
+
+.PHONY: help demo test test-core test-ros lint format bench install clean
+.NOTPARALLEL:
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+demo: install  ## Simulate drives, fit, run the node on a held-out drive, judge it.
+	@$(BIN)/bayes-vio demo
+
+test: lint test-core test-ros  ## Check style and types, run the fast tests, then those with ROS 2.
+
+test-core: install
+	@$(HAS_ROS) || echo "tests with ROS 2 are left out: no rclpy here (see bayes-vio doctor)"
+	@OMP_NUM_THREADS=1 $(PYTEST) -p xdist.plugin -n $(WORKERS) --dist loadfile \
+	    -m "not slow and not ros" --ignore tests/ros tests
+
+# In a process of its own, without xdist: nodes and their discovery want the machine alone.
+test-ros: install
+	@if $(HAS_ROS); then AMENT_PREFIX_PATH="$(VIRTUAL_ENV):$$AMENT_PREFIX_PATH" \
+	    $(PYTEST) -m "ros and not slow" tests/ros; fi
+
+lint: install  ## Check format, style and types.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: install  ## Format the code and mend what ruff can mend.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: install  ## Run every benchmark; results are JSON, dated.
+	@set -e; for script in $(BENCHMARKS); do echo $$script; $(BIN)/python $$script; done
+
+install: $(STAMP)
+
+# Data files (launch, config) are copied even by an editable installation: they renew the stamp.
+$(STAMP): setup.py setup.cfg pyproject.toml package.xml constraints.txt requirements-ros.txt \
+    tools/install.py $(wildcard launch/*) $(wildcard config/*) $(wildcard scripts/*)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_ARGS) $(VENV)
+	@$(BIN)/python tools/install.py --torch $(TORCH) --torch-pip-args='$(TORCH_PIP_ARGS)'
+	@touch $@
+
+clean:  ## Remove the environment and everything that was built.
+	rm -rf $(VENV) build dist install log *.egg-info
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
