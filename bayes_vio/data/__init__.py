@@ -1,0 +1,1 @@
+"""From recordings to motion samples: bags, clocks, views, flow, IMU windows."""
