@@ -1,0 +1,1 @@
+"""Curvature of the loss in the weights, layer by layer."""

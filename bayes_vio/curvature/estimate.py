@@ -1,0 +1,128 @@
+"""Estimate the curvature of every layer from one or two readings of the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from bayes_vio.curvature.diagonal import DiagonalSums
+from bayes_vio.curvature.eigenbasis import CorrectedEigenvalueSums, Eigenbasis, eigenbasis
+from bayes_vio.curvature.full import JointSums
+from bayes_vio.curvature.kfac import FactorSums, KroneckerFactors, Sharing
+from bayes_vio.curvature.layers import Layer
+from bayes_vio.curvature.passes import Pass, Tally, chunks
+
+
+@dataclass(frozen=True)
+class CorrectedCurvature:
+    """A layer's Kronecker eigenbasis, the eigenvalues [d_out, d_in] corrected in it, and the exact
+    diagonal [d_out, d_in]; means over data."""
+
+    sharing: Sharing
+    basis: Eigenbasis
+    eigenvalues: Tensor
+    diagonal: Tensor
+
+
+def estimate_diagonals(data: Pass) -> tuple[dict[str, Tensor], Tally]:
+    """Return every layer's exact diagonal; reads the data once."""
+    sums = {name: DiagonalSums(layer) for name, layer in data.recorder.layers.items()}
+    tally = accumulate(data, {name: [s] for name, s in sums.items()})
+    return {name: s.mean(tally.n_data) for name, s in sums.items()}, tally
+
+
+def estimate_factors(
+    data: Pass,
+) -> tuple[dict[str, KroneckerFactors], dict[str, Tensor], Tally]:
+    """Return Kronecker factors, and the exact diagonals of norm layers; reads the data once."""
+    kronecker, norms = _kinds(data)
+    factors = {name: FactorSums(layer) for name, layer in kronecker.items()}
+    diagonals = {name: DiagonalSums(layer) for name, layer in norms.items()}
+    tally = accumulate(data, {name: [s] for name, s in (factors | diagonals).items()})
+    return (
+        {name: s.factors(tally.n_data) for name, s in factors.items()},
+        {name: s.mean(tally.n_data) for name, s in diagonals.items()},
+        tally,
+    )
+
+
+def estimate_corrected(
+    data: Pass,
+) -> tuple[dict[str, CorrectedCurvature], dict[str, Tensor], Tally]:
+    """Return corrected eigenvalues with their bases, and norm layers' diagonals.
+
+    Reads the data twice; raises ValueError where the second reading gave other data.
+    """
+    factors, norms, first = estimate_factors(data)
+    kronecker, _ = _kinds(data)
+    bases = {name: eigenbasis(f, kronecker[name].resolution) for name, f in factors.items()}
+    eigenvalues = {n: CorrectedEigenvalueSums(c, bases[n]) for n, c in kronecker.items()}
+    diagonals = {name: DiagonalSums(layer) for name, layer in kronecker.items()}
+    second = accumulate(data, {name: [eigenvalues[name], diagonals[name]] for name in kronecker})
+    _check_same_data(first, second)
+    corrected = {
+        name: CorrectedCurvature(
+            factors[name].sharing,
+            bases[name],
+            eigenvalues[name].mean(second.n_data),
+            diagonals[name].mean(second.n_data),
+        )
+        for name in kronecker
+    }
+    return corrected, norms, second
+
+
+def estimate_joint(data: Pass) -> tuple[Tensor, Tally]:
+    """Return the dense curvature [p, p] of all layers stacked; reads the data once."""
+    layers = data.recorder.layers
+    joint, tally = JointSums(list(layers.values())), Tally()
+    for _, recording, gradients in data.columns(tally):
+        joint.add(
+            [
+                layer.jacobian(
+                    layer.features(recording.inputs[name]), layer.gradients(gradients[name])
+                )
+                for name, layer in layers.items()
+            ]
+        )
+    return joint.mean(tally.n_data), tally
+
+
+class LayerSums(Protocol):
+    """Anything that adds up over the data of one layer."""
+
+    def add(self, features: Tensor, gradients: Tensor, first_column: bool) -> None:
+        """Add features [batch, positions, d_in], gradients [batch, columns, positions, d_out]."""
+
+
+def accumulate(data: Pass, sums: Mapping[str, Sequence[LayerSums]]) -> Tally:
+    """Feed one reading of the data to the sums of every layer, by layer name."""
+    tally = Tally()
+    for first_column, recording, gradients in data.columns(tally):
+        for name, layer_sums in sums.items():
+            layer = data.recorder.layers[name]
+            for features, part in chunks(layer, recording.inputs[name], gradients[name]):
+                for layer_sum in layer_sums:
+                    layer_sum.add(features, part, first_column)
+    return tally
+
+
+def _kinds(data: Pass) -> tuple[dict[str, Layer], dict[str, Layer]]:
+    layers = data.recorder.layers
+    kronecker = {name: layer for name, layer in layers.items() if layer.is_kronecker}
+    return kronecker, {name: layer for name, layer in layers.items() if not layer.is_kronecker}
+
+
+def _check_same_data(first: Tally, second: Tally) -> None:
+    if first.n_data != second.n_data:
+        raise ValueError(
+            f"the loader gave {first.n_data} data, then {second.n_data}: it must be re-iterable"
+        )
+    pairs = zip(first.checksum, second.checksum, strict=True)
+    scale = math.sqrt(first.checksum[1] * first.n_data) + first.checksum[1]
+    if any(abs(a - b) > 1e-9 * scale for a, b in pairs):
+        raise ValueError("the loader gave other data when read again: switch augmentation off")

@@ -1,0 +1,102 @@
+"""Kronecker factors of a layer's curvature, G (x) A, for weights shared over positions.
+
+Sources: Martens and Grosse (2015); Eschenhagen et al. (2023), sections 3.2 and 3.3, for the two
+settings of weight sharing. All factors are means over data; G sums over the Fisher's columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+from bayes_vio.curvature.layers import Layer
+
+
+class Sharing(Enum):
+    """How positions that share a weight enter its factors.
+
+    NONE: one position. EXPAND: each position is a datum, exact when the loss is a sum over
+    positions. REDUCE: inputs are averaged and output gradients summed first, exact when the
+    positions are averaged before anything nonlinear.
+    """
+
+    NONE = "none"
+    EXPAND = "expand"
+    REDUCE = "reduce"
+
+
+@dataclass(frozen=True)
+class KroneckerFactors:
+    """A [d_in, d_in] and G [d_out, d_out], uncentred means over data (E1).
+
+    ``A_expand`` and ``G_expand`` are the factors under EXPAND: every gradient lies in their range,
+    while REDUCE can average a direction away (attention's keys: their gradients sum to zero).
+    """
+
+    A: Tensor
+    G: Tensor
+    sharing: Sharing
+    A_expand: Tensor
+    G_expand: Tensor
+
+
+class FactorSums:
+    """Sums over data of both settings' factors and of the exact trace of one layer's block."""
+
+    def __init__(self, layer: Layer):
+        d_out, d_in = layer.shape
+        self._layer = layer
+        self._A = {s: layer.zeros(d_in, d_in) for s in (Sharing.EXPAND, Sharing.REDUCE)}
+        self._G = {s: layer.zeros(d_out, d_out) for s in (Sharing.EXPAND, Sharing.REDUCE)}
+        self._trace = layer.zeros()
+        self._n_positions = 1
+
+    def add(self, features: Tensor, gradients: Tensor, first_column: bool) -> None:
+        """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out].
+
+        The inputs count once per datum: with its first column.
+        """
+        if first_column:
+            self._add_inputs(features)
+        each, total = gradients.flatten(0, 2), gradients.sum(2).flatten(0, 1)
+        self._G[Sharing.EXPAND] += each.mT @ each
+        self._G[Sharing.REDUCE] += total.mT @ total
+        if features.shape[1] > 1:
+            self._trace += self._layer.jacobian(features, gradients).square().sum()
+
+    def _add_inputs(self, features: Tensor) -> None:
+        n_positions = features.shape[1]
+        self._n_positions = max(self._n_positions, n_positions)
+        each, mean = features.flatten(0, 1), features.mean(1)
+        self._A[Sharing.EXPAND] += each.mT @ each / n_positions
+        self._A[Sharing.REDUCE] += mean.mT @ mean
+
+    def factors(self, n_data: int) -> KroneckerFactors:
+        """Return the means; with shared positions, of the setting whose trace is the truer one.
+
+        tr(G (x) A) = tr(G) tr(A) is compared with E[sum_r |dW_r|^2] (E2).
+        """
+        sharing = Sharing.NONE if self._n_positions == 1 else self._truer_sharing(n_data)
+        key = Sharing.EXPAND if sharing is Sharing.NONE else sharing
+        return KroneckerFactors(
+            _mean(self._A[key], n_data),
+            _mean(self._G[key], n_data),
+            sharing,
+            _mean(self._A[Sharing.EXPAND], n_data),
+            _mean(self._G[Sharing.EXPAND], n_data),
+        )
+
+    def _truer_sharing(self, n_data: int) -> Sharing:
+        truth = self._trace / n_data
+
+        def error(sharing: Sharing) -> float:
+            product = self._A[sharing].trace() * self._G[sharing].trace() / n_data**2
+            return float((product - truth).abs())
+
+        return min((Sharing.EXPAND, Sharing.REDUCE), key=error)
+
+
+def _mean(total: Tensor, n_data: int) -> Tensor:
+    return (total + total.mT) / (2 * n_data)

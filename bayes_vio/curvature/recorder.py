@@ -1,0 +1,134 @@
+"""Record the inputs of layers and the gradients of the mean at their outputs, by hooks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayes_vio.curvature.inputs import map_tensors
+from bayes_vio.curvature.layers import Layer
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One forward pass: mean [batch, outputs], the model's own noise_cholesky or None, and what
+    every layer saw and gave, by layer name."""
+
+    mean: Tensor
+    noise_cholesky: Tensor | None
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+    def output_gradients(self, cotangents: Tensor, batched: bool) -> dict[str, Tensor]:
+        """Pull cotangents [columns, batch, outputs] back: {layer: [columns, *output's shape]}.
+
+        ``batched`` runs one vectorised backward pass instead of one per column; the graph stays,
+        so it may be called again.
+        """
+        targets = list(self.outputs.values())
+        if batched:
+            found = torch.autograd.grad(
+                self.mean, targets, cotangents, retain_graph=True, is_grads_batched=True
+            )
+        else:
+            rows = [
+                torch.autograd.grad(self.mean, targets, c, retain_graph=True) for c in cotangents
+            ]
+            found = [torch.stack(column) for column in zip(*rows, strict=True)]
+        return dict(zip(self.outputs, found, strict=True))
+
+    def reached(self) -> dict[str, bool]:
+        """Tell of every layer whether the mean depends on its output."""
+        targets = list(self.outputs.values())
+        found = torch.autograd.grad(self.mean.sum(), targets, retain_graph=True, allow_unused=True)
+        return {name: g is not None for name, g in zip(self.outputs, found, strict=True)}
+
+
+class Recorder:
+    """A frozen model (see ``frozen_copy``) with hooks on some layers; not for several threads.
+
+    ``copied`` names layers whose input or output the model later overwrites in place.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[Layer], copied: Iterable[str] = ()):
+        self.model = model
+        self.copied = frozenset(copied)
+        self.layers = {layer.name: layer for layer in layers}
+        self._inputs: dict[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] = {}
+        for layer in layers:
+            layer.module.register_forward_hook(self._hook(layer.name), with_kwargs=True)
+
+    def forward(self, x: Any) -> Recording:
+        """Run the model; every layer's output becomes a node that gradients can be taken at.
+
+        Call it inside ``recording_gradients``.
+        """
+        self._inputs, self._outputs = {}, {}
+        mean, noise_cholesky = split_output(self.model(x))
+        if len(self._outputs) != len(self.layers):
+            missing = sorted(set(self.layers) - set(self._outputs))
+            raise ValueError(
+                f"this input does not use layers {missing}: leave them out by layers="
+            )
+        return Recording(mean, noise_cholesky, self._inputs, self._outputs)
+
+    def on(self, model: nn.Module) -> Recorder:
+        """Return the same recorder for another frozen copy of the model."""
+        layers = [replace(c, module=model.get_submodule(n)) for n, c in self.layers.items()]
+        return Recorder(model, layers, self.copied)
+
+    def _hook(self, name: str):
+        copied = name in self.copied
+
+        def record(_module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
+            x = module_input(args, kwargs).detach()
+            # The weights are constants here: the first layer's output starts the graph.
+            if not output.requires_grad:
+                output.requires_grad_()
+            self._inputs[name] = x.clone() if copied else x
+            self._outputs[name] = output
+            return output.clone() if copied else output
+
+        return record
+
+
+def module_input(args: tuple, kwargs: dict[str, Tensor]) -> Tensor:
+    """Return the tensor that a layer was called with."""
+    return args[0] if args else kwargs["input"]
+
+
+def split_output(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return (mean [batch, outputs], noise_cholesky or None) of what a model returned."""
+    mean, noise_cholesky = output if isinstance(output, tuple) else (output, None)
+    if mean.dim() != 2:
+        raise ValueError(f"the model's mean must be [batch, outputs], it is {tuple(mean.shape)}")
+    return mean, noise_cholesky
+
+
+def frozen_copy(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
+    """Return a deep copy in eval mode, its parameters constants, its hooks gone."""
+    with torch.inference_mode(False):
+        model = copy.deepcopy(model)
+    for module in model.modules():
+        module._forward_hooks.clear()
+        module._forward_hooks_with_kwargs.clear()
+    return model.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def recording_gradients() -> Iterator[None]:
+    """Let gradients be recorded, also inside a caller's no_grad or inference_mode."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def ordinary(x: Any) -> Any:
+    """Return an input whose tensors autograd may save: inference tensors are cloned."""
+    return map_tensors(x, lambda t: t.clone() if t.is_inference() else t)

@@ -1,0 +1,111 @@
+"""The motion model: increment of base_link between two images, with its noise covariance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayes_vio.conventions import ANGULAR
+from bayes_vio.data.samples import MotionInput
+from bayes_vio.models.attention import Attention, FusionBlock
+from bayes_vio.models.backbone import ImageEncoder, ImuEncoder, mean_angular_rate
+
+IMAGE_TOKENS = 80
+IMU_TOKENS = 10
+_CHOLESKY_ENTRIES = 21
+# Smallest noise std in units of the twist scale: far below what any car sensor resolves.
+_LEAST_NOISE = 1e-3
+
+
+@dataclass(frozen=True)
+class MotionModelSettings:
+    """Sizes of the network: token width, attention heads, fusion blocks, readout queries."""
+
+    width: int = 96
+    heads: int = 4
+    blocks: int = 1
+    queries: int = 4
+    hidden: int = 128
+
+
+class MotionModel(nn.Module):
+    """Predict Log(T_earlier_later) of base_link [batch, 6] (m, rad) and its noise [batch, 6, 6].
+
+    The network predicts a mean twist, as a residual to the gyro's rate, times the interval (E-M1):
+        mean = dt (gyro + offset + scale * f(x)),    noise_cholesky = dt diag(scale * s) L(x),
+    so that one net serves every frame rate. Either sensor may be absent: its tokens are then
+    learned ones. ``noise_scale`` s [6] is the post-hoc calibration of the noise, one by default.
+    """
+
+    twist_offset: Tensor
+    twist_scale: Tensor
+    noise_scale: Tensor
+
+    def __init__(self, settings: MotionModelSettings | None = None) -> None:
+        super().__init__()
+        self.settings = s = settings or MotionModelSettings()
+        self.image_encoder = ImageEncoder(s.width)
+        self.imu_encoder = ImuEncoder(s.width)
+        self.image_position = nn.Parameter(0.1 * torch.randn(IMAGE_TOKENS, s.width))
+        self.imu_position = nn.Parameter(0.1 * torch.randn(IMU_TOKENS, s.width))
+        self.no_image_token = nn.Parameter(torch.zeros(s.width))
+        self.no_imu_token = nn.Parameter(torch.zeros(s.width))
+        self.blocks = nn.ModuleList(FusionBlock(s.width, s.heads) for _ in range(s.blocks))
+        self.norm_tokens = nn.LayerNorm(s.width)
+        self.readout_queries = nn.Parameter(0.5 * torch.randn(s.queries, s.width))
+        self.readout = Attention(s.width, s.heads)
+        self.hidden = nn.Linear(s.queries * s.width, s.hidden)
+        self.mean_head = nn.Linear(s.hidden, 6)
+        self.noise_hidden = nn.Linear(s.queries * s.width, s.hidden // 2)
+        self.noise_head = nn.Linear(s.hidden // 2, _CHOLESKY_ENTRIES)
+        self.register_buffer("twist_offset", torch.zeros(6))
+        self.register_buffer("twist_scale", torch.ones(6))
+        self.register_buffer("noise_scale", torch.ones(6))
+        nn.init.zeros_(self.noise_head.weight)
+        nn.init.zeros_(self.noise_head.bias)
+
+    def forward(self, x: MotionInput) -> tuple[Tensor, Tensor]:
+        """Return mean [batch, 6] in Log coordinates and noise_cholesky [batch, 6, 6]."""
+        features = self._features(x)
+        residual = self.mean_head(F.gelu(self.hidden(features)))
+        twist = self.prior_twist(x) + self.twist_scale * residual
+        raw = self.noise_head(F.gelu(self.noise_hidden(features)))
+        scale = x.dt[:, None] * self.twist_scale * self.noise_scale
+        return x.dt[:, None] * twist, scale[..., None] * _lower_triangular(raw)
+
+    def prior_twist(self, x: MotionInput) -> Tensor:
+        """Return what is known without the network: training's mean plus the gyro [batch, 6]."""
+        twist = self.twist_offset.expand(len(x), 6).clone()
+        twist[:, ANGULAR] += mean_angular_rate(x)
+        return twist
+
+    @torch.no_grad()
+    def set_twist_statistics(self, offset: Tensor, scale: Tensor) -> None:
+        """Set mean and standard deviation [6] of training's twist residuals (m/s, rad/s)."""
+        if not bool((scale > 0).all()):
+            raise ValueError(f"twist scales must be positive, got {scale.tolist()}")
+        self.twist_offset.copy_(offset)
+        self.twist_scale.copy_(scale)
+
+    def _features(self, x: MotionInput) -> Tensor:
+        camera = x.camera_valid[:, None, None] > 0
+        image = torch.where(camera, self.image_encoder(x), self.no_image_token)
+        imu_present = x.imu_valid.amax(1)[:, None, None] > 0
+        imu = torch.where(imu_present, self.imu_encoder(x), self.no_imu_token)
+        tokens = torch.cat([image + self.image_position, imu + self.imu_position], 1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        queries = self.readout_queries.expand(len(x), -1, -1)
+        return self.readout(queries, self.norm_tokens(tokens)).flatten(1)
+
+
+def _lower_triangular(raw: Tensor) -> Tensor:
+    """Return Cholesky factors [batch, 6, 6] of raw [batch, 21], diagonal above _LEAST_NOISE."""
+    rows, columns = torch.tril_indices(6, 6, device=raw.device)
+    L = raw.new_zeros(raw.shape[0], 6, 6)
+    L[:, rows, columns] = raw
+    diagonal = F.softplus(L.diagonal(dim1=-2, dim2=-1)) + _LEAST_NOISE
+    return L.tril(-1) + torch.diag_embed(diagonal)

@@ -1,0 +1,61 @@
+"""What every structure of a layer's block offers: a stored curvature and its information matrix.
+
+A ``CurvatureBlock`` holds a mean over data, in the network's dtype; ``precision`` turns it into
+``P = n_data * curvature + prior_precision`` (E6), whose algebra runs in float64. Jacobians of one
+layer are J [batch, outputs, d_out, d_in].
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+
+class PrecisionBlock(ABC):
+    """The information matrix P of one layer's weights W [d_out, d_in], vec row-major."""
+
+    @abstractmethod
+    def covariance(self, J: Tensor) -> Tensor:
+        """Return J P^-1 J^T [batch, outputs, outputs]."""
+
+    @abstractmethod
+    def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:
+        """Return the same for J_c = g_c a^T; g [batch, outputs, d_out], a [batch, d_in]."""
+
+    @abstractmethod
+    def sample(self, noise: Tensor) -> Tensor:
+        """Map standard normal noise [d_out, d_in] to a draw from N(0, P^-1)."""
+
+    @abstractmethod
+    def logdet(self) -> Tensor:
+        """Return log det P, differentiable in the prior precision."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """Return P [d_out * d_in, d_out * d_in]: for tests and small layers."""
+
+
+class CurvatureBlock(ABC):
+    """A layer's curvature as it is stored; subclasses are frozen dataclasses of tensors."""
+
+    @abstractmethod
+    def precision(self, n_data: float, prior_precision: float | Tensor) -> PrecisionBlock:
+        """Return P = n_data * curvature + prior_precision."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the stored tensors by field name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> CurvatureBlock:
+        """Apply a function to every tensor, as in ``block.map(lambda t: t.to(device))``."""
+        return replace(self, **{k: function(t) for k, t in self.tensors().items()})  # pyright: ignore
+
+
+def kronecker_product(U_g: Tensor, U_a: Tensor) -> Tensor:
+    """Return U_g (x) U_a [d_out * d_in, r_g * r_a], for vec row-major; strides do not matter."""
+    grid = torch.einsum("op,iq->oipq", U_g, U_a)
+    return grid.reshape(len(U_g) * len(U_a), U_g.shape[1] * U_a.shape[1])

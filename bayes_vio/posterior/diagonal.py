@@ -1,0 +1,55 @@
+"""Independent weights: P = n_data * diag(F_diag) + prior_precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock
+
+
+@dataclass(frozen=True)
+class DiagonalPrecision(PrecisionBlock):
+    """P = diag(vec(diagonal)); diagonal [d_out, d_in] > 0, float64."""
+
+    diagonal: Tensor
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """Return the diagonal of P^-1 [d_out, d_in]."""
+        return self.diagonal.reciprocal()
+
+    def covariance(self, J: Tensor) -> Tensor:
+        """Return J P^-1 J^T [batch, outputs, outputs]."""
+        return (J * self.inverse).flatten(2) @ J.flatten(2).mT
+
+    def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:
+        """Return sum_oi g_c[o] g_c'[o] a[i]^2 / P[o, i] [batch, outputs, outputs] (E9)."""
+        weights = a.square() @ self.inverse.mT  # [batch, d_out]
+        return (g * weights[:, None]) @ g.mT
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Return a draw from N(0, P^-1) [d_out, d_in]."""
+        return noise * self.diagonal.rsqrt()
+
+    def logdet(self) -> Tensor:
+        """Return log det P."""
+        return self.diagonal.log().sum()
+
+    def dense(self) -> Tensor:
+        """Return P [d_out * d_in, d_out * d_in]."""
+        return torch.diag(self.diagonal.flatten())
+
+
+@dataclass(frozen=True)
+class DiagonalCurvature(CurvatureBlock):
+    """The exact diagonal F_diag [d_out, d_in], a mean over data."""
+
+    diagonal: Tensor
+
+    def precision(self, n_data: float, prior_precision: float | Tensor) -> DiagonalPrecision:
+        """Return P = n_data * diag(F_diag) + prior_precision."""
+        return DiagonalPrecision(n_data * self.diagonal.double() + prior_precision)

@@ -1,0 +1,235 @@
+"""The Laplace posterior over a network's weights: N(MAP, P^-1), and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayes_vio.curvature.inputs import batch_size, map_tensors
+from bayes_vio.curvature.layers import Layer
+from bayes_vio.curvature.recorder import Recorder, frozen_copy
+from bayes_vio.models.likelihood import Gaussian, Likelihood
+from bayes_vio.posterior.blockwise import BlockwiseCurvature, BlockwisePrecision
+from bayes_vio.posterior.full import FullCurvature, FullPrecision
+from bayes_vio.posterior.linearisation import Linearisation, linearise
+from bayes_vio.posterior.predictive import (
+    GaussianPrediction,
+    LinkSettings,
+    Prediction,
+    class_prediction,
+    join,
+)
+from bayes_vio.posterior.report import PosteriorReport
+
+# Numbers that one layer's Jacobian may hold at once; larger batches are predicted in parts.
+CHUNK_NUMBERS = 2**24
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A Gaussian over the covered weights of a frozen copy of a model; made by ``fit_posterior``.
+
+    ``prior_precision`` is per layer; ``log_likelihood`` is that of all n_data data at the MAP.
+    Its recorder keeps the last batch, so a posterior is not for several threads at once.
+    """
+
+    recorder: Recorder
+    curvature: BlockwiseCurvature | FullCurvature
+    likelihood: Likelihood
+    prior_precision: Mapping[str, float]
+    log_likelihood: float
+    batched: bool
+    report: PosteriorReport
+
+    @property
+    def model(self) -> nn.Module:
+        """Return the frozen copy of the model, at the MAP."""
+        return self.recorder.model
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """Return the covered layers by name, in the order of the forward pass."""
+        return self.recorder.layers
+
+    @property
+    def n_data(self) -> float:
+        """Return the number of data that multiplies the curvature."""
+        return self.report.n_data
+
+    @cached_property
+    def precision(self) -> BlockwisePrecision | FullPrecision:
+        """Return the information matrix P; what prediction needs of it is computed once."""
+        return self.curvature.precision(self.n_data, self.prior_precision)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the model and the curvature are."""
+        return next(self.model.parameters()).device
+
+    def predict(self, x: Any, link: LinkSettings | None = None) -> Prediction:
+        """Return the predictive distribution at x, by the network linearised in its weights.
+
+        ``link`` belongs to classes. Works inside a caller's no_grad and inference_mode; x must be
+        on the posterior's device.
+        """
+        parts = [self.prediction(at, link) for at, _ in self.linearisations(x)]
+        return parts[0] if len(parts) == 1 else join(parts)
+
+    def prediction(self, at: Linearisation, link: LinkSettings | None = None) -> Prediction:
+        """Return the predictive distribution where the network was linearised."""
+        cov = self._covariance(at)
+        if isinstance(self.likelihood, Gaussian):
+            cholesky = self.likelihood.noise_cholesky(at.mean, at.noise_cholesky)
+            return GaussianPrediction(at.mean, cov, cholesky @ cholesky.mT)
+        return class_prediction(at.mean, cov, link or LinkSettings())
+
+    def functional_covariance(self, x: Any) -> Tensor:
+        """Return J P^-1 J^T [batch, outputs, outputs], the epistemic covariance, in float64."""
+        return torch.cat([self._covariance(at) for at, _ in self.linearisations(x)])
+
+    def layer_contributions(self, x: Any) -> dict[str, Tensor]:
+        """Return every layer's part [batch, outputs] of the epistemic variances.
+
+        The parts sum to the diagonal of ``functional_covariance``. Under "full" a layer's part
+        includes its correlation with the others, and may be negative.
+        """
+        parts = [self.precision.layer_covariances(at) for at, _ in self.linearisations(x)]
+        return {
+            name: torch.cat([part[name].diagonal(dim1=-2, dim2=-1) for part in parts])
+            for name in self.layers
+        }
+
+    def _covariance(self, at: Linearisation) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            terms = self.precision.layer_covariances(at)
+            total = torch.stack(list(terms.values())).sum(0)
+            return (total + total.mT) / 2
+
+    def linearisations(self, x: Any) -> Iterator[tuple[Linearisation, slice]]:
+        """Linearise the model at x in parts whose Jacobians fit in memory; yield each's rows."""
+        n_batch = batch_size(x)
+        step = max(1, CHUNK_NUMBERS // self._largest_jacobian)
+        for start in range(0, n_batch, step):
+            rows = slice(start, min(start + step, n_batch))
+            part = x if step >= n_batch else map_tensors(x, lambda t, rows=rows: t[rows])
+            yield linearise(self.recorder, part, self.batched), rows
+
+    @cached_property
+    def _largest_jacobian(self) -> int:
+        sizes = [d_out * d_in for d_out, d_in in (c.shape for c in self.layers.values())]
+        joint = sum(sizes) if isinstance(self.curvature, FullCurvature) else max(sizes)
+        return joint * self.report.n_outputs
+
+    def sample(
+        self, n: int, generator: torch.Generator | None = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield n draws of all parameters by name, for ``torch.func.functional_call``.
+
+        Parameters that are not covered stay at the MAP.
+        """
+        at_map = {name: p.detach() for name, p in self.model.named_parameters()}
+        for _ in range(n):
+            noise = {
+                name: _normal(layer.matrix(), generator) for name, layer in self.layers.items()
+            }
+            draw = dict(at_map)
+            for name, change in self.precision.sample(noise).items():
+                layer = self.layers[name]
+                matrix = layer.matrix()
+                draw |= layer.split((matrix.double() + change).to(matrix.dtype))
+            yield draw
+
+    def log_marginal_likelihood(self) -> float:
+        """Return the Laplace approximation of log p(data), the prior centred on zero (E16)."""
+        prior = {
+            name: torch.tensor(value, dtype=torch.float64, device=self.device)
+            for name, value in self.prior_precision.items()
+        }
+        return float(self.log_evidence(prior))
+
+    def log_evidence(self, prior_precision: Mapping[str, Tensor]) -> Tensor:
+        """Return log p(data) under other prior precisions, differentiable in them (E16).
+
+        log p(y | MAP) - 1/2 (log det P - log det P_0 + w^T P_0 w), over the covered weights w.
+        """
+        logdet = self.curvature.precision(self.n_data, prior_precision).logdet()
+        terms = [
+            prior * layer.matrix().double().square().sum() - layer.matrix().numel() * prior.log()
+            for layer, prior in ((self.layers[k], v) for k, v in prior_precision.items())
+        ]
+        return self.log_likelihood - 0.5 * (logdet + torch.stack(terms).sum())
+
+    def with_prior_precision(self, value: float | Mapping[str, float]) -> Posterior:
+        """Return the posterior under another prior precision, a number or one per layer.
+
+        Layers that a mapping leaves out keep theirs; nothing is refitted.
+        """
+        return replace(self, prior_precision=per_layer(value, self.layers, self.prior_precision))
+
+    def precision_dense(self, layer: str) -> Tensor:
+        """Return a layer's information matrix [d_out * d_in, d_out * d_in], vec row-major."""
+        if layer not in self.layers:
+            raise ValueError(f"no layer {layer!r} is covered: {list(self.layers)}")
+        return self.precision.dense(layer)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that the stored curvature takes."""
+        return sum(t.numel() * t.element_size() for t in self.curvature.tensors().values())
+
+    @property
+    def storage(self) -> dict[str, int]:
+        """Return how many numbers each structure stores for the covered layers."""
+        return self.report.numbers_stored()
+
+    def to(self, device: torch.device | str) -> Posterior:
+        """Return the posterior on another device, with its own copy of the model."""
+        model = frozen_copy(self.model, device)
+        return replace(
+            self,
+            recorder=self.recorder.on(model),
+            curvature=self.curvature.map(lambda t: t.to(device)),
+            likelihood=self.likelihood.to(device),
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file, atomically; see ``storage``."""
+        from bayes_vio.posterior.storage import save
+
+        save(self, Path(path))
+
+    @staticmethod
+    def load(path: Path | str, model: nn.Module) -> Posterior:
+        """Read a posterior of exactly this model, onto the model's device; see ``storage``."""
+        from bayes_vio.posterior.storage import load
+
+        return load(Path(path), model)
+
+
+def per_layer(
+    value: float | Mapping[str, float],
+    layers: Mapping[str, Layer],
+    default: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """Return a prior precision for every layer; raise ValueError for a bad name or number."""
+    given = value if isinstance(value, Mapping) else dict.fromkeys(layers, value)
+    unknown = set(given) - set(layers)
+    if unknown:
+        raise ValueError(f"prior_precision names {sorted(unknown)}, covered are {list(layers)}")
+    prior = {name: float(given.get(name, (default or {}).get(name, 1.0))) for name in layers}
+    for name, precision in prior.items():
+        if not 0.0 < precision < float("inf"):
+            raise ValueError(f"prior_precision of {name!r} must be positive, it is {precision}")
+    return prior
+
+
+def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator else like.device
+    noise = torch.randn(like.shape, generator=generator, dtype=torch.float64, device=device)
+    return noise.to(like.device)

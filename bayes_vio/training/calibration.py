@@ -1,0 +1,152 @@
+"""Choose prior precision and noise scale together, by the validation likelihood of the model.
+
+The residual on held-out data is noise plus what the weights do not know, so the two are fitted
+against it jointly (E-C1):
+    r_i ~ N(0, S N_i S + E_i(prior_precision)),    S = diag(s),
+with N_i the model's noise covariance and E_i the linearised epistemic covariance. Fitting the
+noise alone first would leave nothing for the epistemic part to explain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayes_vio.data.samples import MotionInput
+from bayes_vio.posterior import GaussianPrediction, Posterior
+
+# How far one axis' noise may be off after training: beyond a factor e^3 something else is wrong.
+_LARGEST_LOG_SCALE = 3.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The chosen prior precision, the noise scale [6] and the search: (precision, nats) pairs."""
+
+    prior_precision: float
+    noise_scale: Tensor
+    nll: float
+    search: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class ValidationScore:
+    """How a posterior does on held-out increments; lists are per axis, in m and rad.
+
+    ``nees`` is the mean of the joint normalised error squared over its 6 degrees of freedom, one
+    where the covariance is true; ``coverage_95`` the share of errors within 1.96 sigma.
+    """
+
+    count: int
+    nll: float
+    nees: float
+    rmse: list[float]
+    median_std: list[float]
+    epistemic_share: list[float]
+    coverage_95: list[float]
+
+
+def score(posterior: Posterior, batches: Iterable[tuple[MotionInput, Tensor]]) -> ValidationScore:
+    """Return the score of a posterior on re-iterable batches."""
+    residual, epistemic_cov, noise_cov = _residuals(posterior, batches)
+    cov = epistemic_cov + noise_cov
+    var = cov.diagonal(dim1=-2, dim2=-1)
+    white = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(cov), residual[..., None], upper=False
+    )
+    share = epistemic_cov.diagonal(dim1=-2, dim2=-1) / var
+    return ValidationScore(
+        count=len(residual),
+        nll=float(gaussian_cov_nll(residual, cov).mean()),
+        nees=float(white.square().sum((1, 2)).mean()) / residual.shape[1],
+        rmse=residual.square().mean(0).sqrt().tolist(),
+        median_std=var.sqrt().median(0).values.tolist(),
+        epistemic_share=share.mean(0).tolist(),
+        coverage_95=(residual.abs() < 1.959964 * var.sqrt()).double().mean(0).tolist(),
+    )
+
+
+def calibrate(
+    posterior: Posterior,
+    batches: Iterable[tuple[MotionInput, Tensor]],
+    prior_precisions: Iterable[float],
+) -> Calibration:
+    """Return the best (prior precision, noise scale) on re-iterable validation batches.
+
+    Raises ValueError when the best noise scale stands at its bound of e^+-3: then the noise does
+    not carry over to validation, and no scale mends that.
+    """
+    best: Calibration | None = None
+    search: list[tuple[float, float]] = []
+    for prior_precision in prior_precisions:
+        residual, epistemic_cov, noise_cov = _residuals(
+            posterior.with_prior_precision(prior_precision), batches
+        )
+        scale, nll = fit_noise_scale(residual, epistemic_cov, noise_cov)
+        search.append((prior_precision, nll))
+        if best is None or nll < best.nll:
+            best = Calibration(prior_precision, scale, nll, ())
+    if best is None:
+        raise ValueError("no prior precision to choose from")
+    if bool((best.noise_scale.log().abs() > 0.99 * _LARGEST_LOG_SCALE).any()):
+        raise ValueError(
+            f"the best noise scale {[round(s, 2) for s in best.noise_scale.tolist()]} is beyond a "
+            f"factor e^3: the noise does not carry over to validation; use more, or more similar, "
+            f"training recordings"
+        )
+    return Calibration(best.prior_precision, best.noise_scale, best.nll, tuple(search))
+
+
+def fit_noise_scale(
+    residual: Tensor, epistemic_cov: Tensor, noise_cov: Tensor
+) -> tuple[Tensor, float]:
+    """Return the noise scale s [d] of E-C1 within [e^-3, e^3], and the mean NLL (nats) it reaches.
+
+    residual [n, d], epistemic_cov and noise_cov [n, d, d].
+    """
+    # The bound is part of the parametrisation, s = exp(3 tanh u), so that the search is smooth.
+    u = torch.zeros(residual.shape[1], dtype=residual.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [u], max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-9
+    )
+
+    def scale() -> Tensor:
+        return torch.exp(_LARGEST_LOG_SCALE * torch.tanh(u))
+
+    def loss() -> Tensor:
+        s = scale()
+        return gaussian_cov_nll(residual, epistemic_cov + s[:, None] * noise_cov * s).mean()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    return scale().detach(), float(loss().detach())
+
+
+def gaussian_cov_nll(residual: Tensor, cov: Tensor) -> Tensor:
+    """Return -log N(residual; 0, cov) [n] in nats; residual [n, d], cov [n, d, d]."""
+    L = torch.linalg.cholesky(cov)
+    white = torch.linalg.solve_triangular(L, residual[..., None], upper=False).squeeze(-1)
+    log_det = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return 0.5 * (white.square().sum(-1) + log_det + residual.shape[1] * math.log(2 * math.pi))
+
+
+def _residuals(
+    posterior: Posterior, batches: Iterable[tuple[MotionInput, Tensor]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    parts = []
+    for x, target in batches:
+        p = posterior.predict(x)
+        assert isinstance(p, GaussianPrediction)
+        residual = target.double() - p.mean.cpu().double()
+        parts.append((residual, p.epistemic_cov.cpu().double(), p.noise_cov.cpu().double()))
+    residual, epistemic_cov, noise_cov = (torch.cat(column) for column in zip(*parts, strict=True))
+    return residual, epistemic_cov, noise_cov

@@ -1,0 +1,222 @@
+"""Maximum a posteriori fit of the motion model: seeded, resumable, stopped early on validation."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bayes_vio.conventions import ANGULAR
+from bayes_vio.data.samples import MotionInput
+from bayes_vio.models.backbone import mean_angular_rate
+from bayes_vio.models.motion import MotionModel, MotionModelSettings
+from bayes_vio.training.augmentation import AugmentationSettings, augment
+from bayes_vio.training.checkpoint import (
+    Progress,
+    load_checkpoint,
+    optimizer_moments,
+    restore_moments,
+    save_checkpoint,
+)
+from bayes_vio.training.objective import gaussian_nll, tempered_nll
+
+
+class MotionBatches(Iterable[tuple[MotionInput, Tensor]], Sized, Protocol):
+    """A re-iterable of (input, target [batch, 6]) batches."""
+
+
+class MotionSamples(Sized, Protocol):
+    """Random access to motion samples, as in data.dataset.MotionDataset."""
+
+    def loader(self, batch_size: int, shuffle_seed: int | None = None) -> MotionBatches:
+        """Return batches, in order or shuffled by a seed."""
+        ...
+
+
+@dataclass(frozen=True)
+class MapFitSettings:
+    """How to train. ``beta`` tempers the NLL (objective.tempered_nll); rates are per step."""
+
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    warmup_fraction: float = 0.05
+    patience: int = 20
+    beta: float = 0.5
+    gradient_clip: float = 5.0
+    seed: int = 0
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+
+
+@dataclass(frozen=True)
+class MapEstimate:
+    """The fitted model (best epoch, eval mode) and how the fit went."""
+
+    model: MotionModel
+    progress: Progress
+    resumed_from_epoch: int
+
+
+def fit_map(
+    train: MotionSamples,
+    validation: MotionSamples,
+    settings: MapFitSettings,
+    checkpoint: Path,
+    data_fingerprint: str,
+    device: torch.device,
+    on_epoch: Callable[[Progress], None] | None = None,
+    start: MotionModel | None = None,
+    model_settings: MotionModelSettings | None = None,
+) -> MapEstimate:
+    """Fit the motion model; an existing checkpoint of the same fit is continued.
+
+    ``start``: a fitted model to go on from, which stays as it is; None begins with random weights.
+    Each epoch's randomness depends on (seed, epoch) alone, so a fit that was killed and resumed
+    ends where an uninterrupted one does. Raises ValueError where a set is empty or a loss is not
+    finite.
+    """
+    if not len(train) or not len(validation):
+        raise ValueError(
+            f"nothing to fit: {len(train)} training and {len(validation)} validation samples"
+        )
+    model = copy.deepcopy(start) if start else _fresh(train, settings, model_settings)
+    model.requires_grad_(True).to(device)
+    model.noise_scale.fill_(1.0)  # calibration comes after training
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    progress, best = Progress(0, None, 0, [], []), copy.deepcopy(model.state_dict())
+    fingerprint = _fingerprint(settings, model.settings, data_fingerprint)
+    if checkpoint.exists():
+        progress, groups = load_checkpoint(checkpoint, fingerprint)
+        model.load_state_dict(groups["weights"])
+        restore_moments(optimizer, groups["moments"])
+        best = groups["best"]
+    resumed = progress.epochs
+    while progress.epochs < settings.epochs and not _stalled(progress, settings):
+        loss = _train_epoch(model, optimizer, train, settings, progress.epochs, device)
+        nll = validation_nll(model, validation, settings.batch_size, device)
+        if progress.best_nll is None or nll < progress.best_nll:
+            best = copy.deepcopy(model.state_dict())
+        progress = _advance(progress, loss, nll)
+        save_checkpoint(
+            checkpoint,
+            fingerprint,
+            progress,
+            model.state_dict(),
+            best,
+            optimizer_moments(optimizer),
+        )
+        if on_epoch is not None:
+            on_epoch(progress)
+    model.load_state_dict(best)
+    return MapEstimate(model.eval(), progress, resumed)
+
+
+@torch.no_grad()
+def validation_nll(
+    model: MotionModel, samples: MotionSamples, batch_size: int, device: torch.device
+) -> float:
+    """Return the mean NLL (nats per sample) of the model's mean and noise."""
+    model.eval()
+    total, count = 0.0, 0
+    for x, target in samples.loader(batch_size):
+        mean, noise_cholesky = model(x.map(lambda t: t.to(device)))
+        total += float(gaussian_nll(mean, noise_cholesky, target.to(device)).sum())
+        count += len(target)
+    if not math.isfinite(total):
+        raise ValueError(
+            "the validation loss is not finite; look at the validation recording's data"
+        )
+    return total / count
+
+
+def twist_statistics(samples: MotionSamples, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+    """Return mean and std [6] of target / dt less the gyro's rate, over all samples."""
+    residuals = []
+    for x, target in samples.loader(batch_size):
+        twist = target / x.dt[:, None]
+        twist[:, ANGULAR] -= mean_angular_rate(x)
+        residuals.append(twist)
+    twist = torch.cat(residuals).double()
+    # A recording that never moves in an axis must not scale that axis to nothing.
+    least = torch.tensor([0.1, 0.01, 0.01, 0.002, 0.002, 0.002], dtype=torch.float64)
+    return twist.mean(0).float(), torch.maximum(twist.std(0), least).float()
+
+
+def _fresh(
+    train: MotionSamples, settings: MapFitSettings, model_settings: MotionModelSettings | None
+) -> MotionModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = MotionModel(model_settings)
+    model.set_twist_statistics(*twist_statistics(train))
+    return model
+
+
+def _train_epoch(
+    model: MotionModel,
+    optimizer: torch.optim.Optimizer,
+    train: MotionSamples,
+    settings: MapFitSettings,
+    epoch: int,
+    device: torch.device,
+) -> float:
+    model.train()
+    epoch_seed = settings.seed * 1_000_003 + epoch
+    generator = torch.Generator().manual_seed(epoch_seed)
+    loader = train.loader(settings.batch_size, shuffle_seed=epoch_seed)
+    total, count = 0.0, 0
+    for step, (x, target) in enumerate(loader):
+        x, target = augment(x, target, settings.augmentation, generator)
+        _set_rate(optimizer, settings, (epoch + step / len(loader)) / settings.epochs)
+        mean, noise_cholesky = model(x.map(lambda t: t.to(device)))
+        loss = tempered_nll(mean, noise_cholesky, target.to(device), settings.beta).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(
+            model.parameters(), settings.gradient_clip, error_if_nonfinite=True
+        )
+        optimizer.step()
+        total += float(loss.detach()) * len(target)
+        count += len(target)
+    return total / count
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, settings: MapFitSettings, fraction: float) -> None:
+    """Set the learning rate: linear warm-up, then a cosine to nothing (Loshchilov 2017)."""
+    warm = min(1.0, fraction / settings.warmup_fraction) if settings.warmup_fraction else 1.0
+    rate = settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _advance(progress: Progress, loss: float, nll: float) -> Progress:
+    improved = progress.best_nll is None or nll < progress.best_nll
+    return Progress(
+        epochs=progress.epochs + 1,
+        best_nll=nll if improved else progress.best_nll,
+        best_epoch=progress.epochs + 1 if improved else progress.best_epoch,
+        train_loss=[*progress.train_loss, loss],
+        validation_nll=[*progress.validation_nll, nll],
+    )
+
+
+def _stalled(progress: Progress, settings: MapFitSettings) -> bool:
+    return progress.epochs - progress.best_epoch >= settings.patience and progress.epochs > 0
+
+
+def _fingerprint(
+    settings: MapFitSettings, model_settings: MotionModelSettings, data_fingerprint: str
+) -> str:
+    parts = {"fit": asdict(settings), "model": asdict(model_settings), "data": data_fingerprint}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

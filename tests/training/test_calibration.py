@@ -1,0 +1,88 @@
+"""Noise scale and correlation time against data drawn from known ones."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+import torch
+
+from bayes_vio.posterior import GaussianPrediction, Posterior
+from bayes_vio.training.calibration import calibrate, fit_noise_scale, gaussian_cov_nll, score
+from bayes_vio.training.correlation import correlation_time_s
+
+
+def test_noise_scale_is_recovered_beside_a_known_epistemic_covariance() -> None:
+    g = torch.Generator().manual_seed(0)
+    n, d = 20_000, 3
+    scale = torch.tensor([0.5, 1.0, 2.5], dtype=torch.float64)
+    root = torch.randn(d, d, generator=g, dtype=torch.float64)
+    noise_cov = (root @ root.T + torch.eye(d)).expand(n, d, d)
+    epistemic_cov = 0.7 * torch.eye(d, dtype=torch.float64).expand(n, d, d)
+    cov = epistemic_cov + scale[:, None] * noise_cov * scale
+    draws = torch.randn(n, d, generator=g, dtype=torch.float64)
+    residual = (torch.linalg.cholesky(cov) @ draws[..., None]).squeeze(-1)
+    found, nll = fit_noise_scale(residual, epistemic_cov, noise_cov)
+    torch.testing.assert_close(found, scale, rtol=0.05, atol=0)
+    assert nll <= float(gaussian_cov_nll(residual, cov).mean())
+
+
+@dataclass(frozen=True)
+class FixedPosterior:
+    """A posterior whose epistemic covariance is eye / prior precision, noise eye, mean zero."""
+
+    prior_precision: float = 1.0
+
+    def with_prior_precision(self, value: float) -> "FixedPosterior":
+        return FixedPosterior(value)
+
+    def predict(self, x: torch.Tensor) -> GaussianPrediction:
+        eye = torch.eye(2, dtype=torch.float64).expand(len(x), 2, 2)
+        return GaussianPrediction(torch.zeros(len(x), 2), eye / self.prior_precision, eye)
+
+
+def batches(std: float, n: int = 4000) -> list[tuple[Any, torch.Tensor]]:
+    g = torch.Generator().manual_seed(1)
+    return [(torch.zeros(n), std * torch.randn(n, 2, dtype=torch.float64, generator=g))]
+
+
+def test_total_variance_is_split_by_the_likelihood() -> None:
+    found = calibrate(cast(Posterior, FixedPosterior()), batches(3.0), [0.2, 1.0, 1e6])
+    total = 1 / found.prior_precision + found.noise_scale.square()
+    torch.testing.assert_close(total, torch.full_like(total, 9.0), rtol=0.05, atol=0)
+    assert [p for p, _ in found.search] == [0.2, 1.0, 1e6]
+
+
+def test_noise_that_does_not_carry_over_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not carry over"):
+        calibrate(cast(Posterior, FixedPosterior()), batches(100.0), [1e6])
+
+
+def test_score_of_a_true_covariance() -> None:
+    result = score(cast(Posterior, FixedPosterior(0.5)), batches(math.sqrt(3.0)))
+    assert result.nees == pytest.approx(1.0, rel=0.05)
+    assert result.coverage_95 == pytest.approx([0.95, 0.95], abs=0.012)
+    assert result.epistemic_share == pytest.approx([2 / 3, 2 / 3])
+    assert result.median_std == pytest.approx([math.sqrt(3.0)] * 2)
+
+
+@pytest.mark.parametrize("tau_s", [0.5, 3.0])
+def test_correlation_time_of_a_first_order_process(tau_s: float) -> None:
+    g = torch.Generator().manual_seed(2)
+    rho, dt_s = math.exp(-0.1 / tau_s), 0.1
+    z = torch.randn(400, 2, generator=g, dtype=torch.float64)
+    frames = [z]
+    for _ in range(299):
+        w = torch.randn(400, 2, generator=g, dtype=torch.float64)
+        frames.append(rho * frames[-1] + math.sqrt(1 - rho**2) * w)
+    errors = torch.stack(frames, 1) * torch.tensor([1.0, 1e-4])
+    assert correlation_time_s(errors, dt_s) == pytest.approx(tau_s, rel=0.1)
+
+
+def test_correlation_time_of_constant_and_of_white_errors() -> None:
+    constant = torch.randn(32, 1, 2, dtype=torch.float64).expand(32, 100, 2)
+    assert correlation_time_s(constant, 0.1) == pytest.approx(100.0)
+    white = torch.randn(
+        64, 500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+    )
+    assert correlation_time_s(white, 0.1) < 0.1
