@@ -1,0 +1,294 @@
+"""The command line, ``bayes-vio``: parse, import the module that does the work, call it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bayes_vio import __version__
+from bayes_vio.cli_options import (
+    ArtifactFolder,
+    Bags,
+    BaseFrame,
+    CameraInfoTopic,
+    Device,
+    ExtrinsicsFile,
+    ImageTopic,
+    ImuTopic,
+    ReferenceFrame,
+    ReferenceTopic,
+    ReferenceWorld,
+    Storage,
+)
+
+app = typer.Typer(
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 success, 1 a run failed, 2 bad usage or bad input. "
+    "BAYES_VIO_TRACEBACK=1 shows where an error was raised.",
+)
+# What says that the caller's input is at fault, rather than the program or the machine.
+_BAD_INPUT = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; an error becomes one line on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        return app(arguments, prog_name="bayes-vio", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("BAYES_VIO_TRACEBACK") == "1":
+            raise
+        code, line = explain(error)
+        print(f"bayes-vio: {line}", file=sys.stderr)
+        return code
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Return the exit code and the one line that an error deserves."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if hasattr(error, "format_message"):  # the parser's own
+        return 2, f"{error.format_message()} (see --help)"  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(error, _BAD_INPUT):
+        return 2, message
+    if isinstance(error, ImportError):
+        return 1, f"{message}; `bayes-vio doctor` tells what is missing and what mends it"
+    return 1, f"{type(error).__name__}: {message} (BAYES_VIO_TRACEBACK=1 shows where)"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"bayes_vio {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Motion from IMU and camera, with a covariance that says what the model does not know."""
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="The bag to write", metavar="BAG")],
+    duration: Annotated[float, typer.Option(help="Length of the drive, s", min=2)] = 60.0,
+    max_speed: Annotated[float, typer.Option(help="Largest speed, m/s", min=1)] = 20.0,
+    seed: Annotated[int, typer.Option(help="Of drive, world and noise", min=0)] = 0,
+    image_rate: Annotated[float, typer.Option(help="Images, Hz", min=1)] = 10.0,
+    imu_rate: Annotated[float, typer.Option(help="IMU samples, Hz", min=20)] = 100.0,
+    width: Annotated[int, typer.Option(help="Image width, pixels", min=16)] = 256,
+    height: Annotated[int, typer.Option(help="Image height, pixels", min=16)] = 80,
+    focal: Annotated[float, typer.Option(help="Focal length, pixels", min=1)] = 148.0,
+    exposure: Annotated[float, typer.Option(help="Exposure, s: blurs the motion", min=0)] = 0.0,
+    jpeg_quality: Annotated[
+        int | None,
+        typer.Option(help="Compressed images, 1-100", show_default="raw images", min=1, max=100),
+    ] = None,
+    time_offset: Annotated[
+        float, typer.Option(help="IMU stamp minus image stamp, s", min=-0.5, max=0.5)
+    ] = 0.0,
+    storage: Annotated[Storage, typer.Option(help="Format of the bag")] = Storage.MCAP,
+) -> None:
+    """Drive a car through a random world; write its IMU, camera and true pose as a bag."""
+    from bayes_vio.progress import Bars
+    from bayes_vio.simulation import (
+        CameraSettings,
+        DriveSettings,
+        ImuSettings,
+        SimulationSettings,
+    )
+    from bayes_vio.simulation import simulate as write_simulation
+
+    settings = SimulationSettings(
+        seed=seed,
+        drive=DriveSettings(duration_s=duration, max_speed_m_s=max_speed),
+        camera=CameraSettings(
+            width=width,
+            height=height,
+            focal_px=focal,
+            rate_hz=image_rate,
+            exposure_s=exposure,
+            jpeg_quality=jpeg_quality,
+        ),
+        imu=ImuSettings(rate_hz=imu_rate, time_offset_s=time_offset),
+        storage=storage.value,
+    )
+    with Bars() as bars:
+        write_simulation(out, settings, lambda done, total: bars.show(out.name, done, total))
+
+
+@app.command()
+def fit(
+    train: Bags,
+    validation: Annotated[
+        list[Path],
+        typer.Option(
+            help="A bag on which choices are made; repeat for more", metavar="BAG", exists=True
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The artifact to write", metavar="FOLDER")],
+    epochs: Annotated[int, typer.Option(help="Largest number of epochs", min=1)] = 60,
+    batch_size: Annotated[int, typer.Option(help="Samples per step", min=1)] = 64,
+    structure: Annotated[str, typer.Option(help="The posterior's structure")] = "inf",
+    rank: Annotated[int, typer.Option(help="Eigenvectors kept per layer", min=1)] = 100,
+    time_offset: Annotated[
+        float | None,
+        typer.Option(
+            help="IMU stamp minus image stamp, s", show_default="estimated", metavar="SECONDS"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random")] = 0,
+    device: Device = "auto",
+    work_dir: Annotated[
+        Path | None,
+        typer.Option(help="Decoded frames, checkpoint", show_default="OUT.work", metavar="FOLDER"),
+    ] = None,
+    imu_topic: ImuTopic = None,
+    image_topic: ImageTopic = None,
+    camera_info_topic: CameraInfoTopic = None,
+    reference_topic: ReferenceTopic = None,
+    reference_world: ReferenceWorld = None,
+    reference_frame: ReferenceFrame = None,
+    base_frame: BaseFrame = "base_link",
+    extrinsics_file: ExtrinsicsFile = None,
+) -> None:
+    """Fit an artifact from bags that carry IMU, images, calibration and a reference pose.
+
+    A fit that was stopped continues where it was when it is started again.
+    """
+    from bayes_vio.data.bags import Topics
+    from bayes_vio.fit import FitSettings
+    from bayes_vio.fit import fit as fit_artifact
+    from bayes_vio.progress import FitDisplay
+    from bayes_vio.training.map_fit import MapFitSettings
+
+    settings = FitSettings(
+        map=MapFitSettings(epochs=epochs, batch_size=batch_size, seed=seed),
+        structure=structure,
+        rank=rank,
+        time_offset_s=time_offset,
+        seed=seed,
+        device=device,
+    )
+    topics = Topics(
+        imu_topic, image_topic, camera_info_topic, reference_topic,
+        reference_world, reference_frame, base_frame,
+    )  # fmt: skip
+    extrinsics = _extrinsics(extrinsics_file)
+    with FitDisplay() as display:
+        fit_artifact(train, validation, out, settings, topics, extrinsics, work_dir, display)
+
+
+@app.command()
+def evaluate(
+    bags: Bags,
+    out: Annotated[
+        Path, typer.Option(help="Where report.json and report.html go", metavar="FOLDER")
+    ],
+    artifact: ArtifactFolder = None,
+    device: Device = "auto",
+    imu_topic: ImuTopic = None,
+    image_topic: ImageTopic = None,
+    camera_info_topic: CameraInfoTopic = None,
+    reference_topic: ReferenceTopic = None,
+    reference_world: ReferenceWorld = None,
+    reference_frame: ReferenceFrame = None,
+    base_frame: BaseFrame = "base_link",
+    extrinsics_file: ExtrinsicsFile = None,
+) -> None:
+    """Play bags through an artifact, as the node would, and judge drift and covariance."""
+    from bayes_vio.artifact import default_artifact_path
+    from bayes_vio.data.bags import Topics
+    from bayes_vio.evaluation import evaluate as evaluate_artifact
+    from bayes_vio.fit import choose_device
+    from bayes_vio.progress import Bars
+
+    topics = Topics(
+        imu_topic, image_topic, camera_info_topic, reference_topic,
+        reference_world, reference_frame, base_frame,
+    )  # fmt: skip
+    extrinsics = _extrinsics(extrinsics_file)
+    with Bars() as bars:
+        evaluate_artifact(
+            artifact or default_artifact_path(), bags, out, topics,
+            device=str(choose_device(device)), extrinsics=extrinsics, progress=bars.show,
+        )  # fmt: skip
+    print(f"wrote {out / 'report.json'} and {out / 'report.html'}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    artifact: ArtifactFolder = None,
+    device: Annotated[
+        str | None, typer.Option(help="As the parameter device", show_default="auto")
+    ] = None,
+) -> int:
+    """Run the ROS 2 node on live topics until it is interrupted.
+
+    Whatever follows goes to ROS: -r image:=/camera/image_raw remaps a topic,
+    -p image_transport:=compressed sets a parameter, --params-file FILE many.
+    Parameters with their units, ranges and defaults: config/estimator.yaml.
+    """
+    from bayes_vio.ros.estimator_node import main as run_node
+
+    parameters = [] if device is None else ["-p", f"device:={device}"]
+    if artifact is not None:
+        parameters += ["-p", f"artifact:={artifact.resolve()}"]
+    extra = [argument for argument in context.args if argument != "--ros-args"]
+    return run_node(["bayes-vio", "--ros-args", *parameters, *extra])
+
+
+@app.command()
+def inspect(artifact: ArtifactFolder = None) -> None:
+    """Show what an artifact is: origin, accuracy, posterior, storage, shares of the layers."""
+    from bayes_vio.artifact import default_artifact_path
+    from bayes_vio.inspection import inspect_artifact
+
+    inspect_artifact(artifact or default_artifact_path())
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Bags, artifact and report; kept ones are used", metavar="FOLDER")
+    ] = Path("out/demo"),
+) -> None:
+    """Simulate drives, fit an artifact, run the node on a drive held out, and judge it."""
+    from bayes_vio.demo import demo as run_demo
+
+    run_demo(out)
+
+
+@app.command()
+def doctor() -> int:
+    """Tell what this machine has, what is missing for which command, and what mends it."""
+    from bayes_vio import doctor as machine
+
+    return 0 if machine.report() else 1
+
+
+def _extrinsics(file: Path | None) -> Any:
+    if file is None:
+        return None
+    from bayes_vio.data.mounting import read_extrinsics
+
+    return read_extrinsics(file)

@@ -1,0 +1,121 @@
+"""Evaluate an artifact on recordings: open, play, measure, report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayes_vio.artifact import MotionArtifact, read_description
+from bayes_vio.data.bags import Topics, open_streams
+from bayes_vio.data.samples import Extrinsics, Streams
+from bayes_vio.estimator import Estimator
+from bayes_vio.evaluation import report
+from bayes_vio.evaluation.play import play
+from bayes_vio.evaluation.run import Run
+
+Progress = Callable[[str, int, int], None]
+
+
+def evaluate(
+    artifact_path: Path,
+    bag_paths: Sequence[Path],
+    out_dir: Path,
+    topics: Topics | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    extrinsics: Extrinsics | None = None,
+) -> dict:
+    """Play each bag through the estimator, write report.json and report.html, return the report.
+
+    progress is called with (recording, images fed, images in all); extrinsics replace those of
+    the recordings. The report's keys stand in `bayes_vio.evaluation.report`. Raises
+    ArtifactError, BagError or ValueError, each with a sentence that says what is at fault.
+    """
+    if not bag_paths:
+        raise ValueError("There is no recording to evaluate on: name at least one bag.")
+    artifact = MotionArtifact.load(Path(artifact_path), device)
+    runs: list[Run] = []
+    sources: list[dict] = []
+    for path in map(Path, bag_paths):
+        streams = open_streams(path, topics, extrinsics)
+        runs.append(_run(artifact, streams, progress))
+        sources.append(_source(path, streams))
+    facts = artifact_facts(Path(artifact_path), artifact, device)
+    described = report.describe(runs, facts, artifact.epistemic_correlation_s, sources)
+    report.write(Path(out_dir), described, runs)
+    return described
+
+
+def _run(artifact: MotionArtifact, streams: Streams, progress: Progress | None) -> Run:
+    estimator = Estimator(artifact, camera=streams.camera, extrinsics=streams.extrinsics)
+    if progress is None:
+        return play(estimator, streams)
+    return play(estimator, streams, lambda done, total: progress(streams.name, done, total))
+
+
+def artifact_facts(path: Path, artifact: MotionArtifact, device: str) -> dict:
+    """Return what the report tells of an artifact, as JSON values."""
+    described = read_description(path)
+    return {
+        "path": path.name,
+        "sha256": described["sha256"],
+        "device": device,
+        "time_offset_s": artifact.time_offset_s,
+        "epistemic_correlation_s": finite(artifact.epistemic_correlation_s),
+        "dt_range_s": list(artifact.dt_range_s),
+        "extrinsics": described["extrinsics"],
+        "posterior": json_value(artifact.posterior.report),
+        "metadata": artifact.metadata,
+    }
+
+
+def _source(path: Path, streams: Streams) -> dict:
+    camera, reference = streams.camera, streams.reference
+    return {
+        "path": path.name,
+        "sha256": _sha256(path),
+        "images": len(streams.image_stamp_ns),
+        "imu_samples": 0 if streams.imu is None else len(streams.imu.stamp_ns),
+        "reference_poses": 0 if reference is None else len(reference.stamp_ns),
+        "camera": f"{camera.width} x {camera.height}, {camera.distortion}",
+        "extrinsics": streams.extrinsics.source,
+    }
+
+
+def _sha256(path: Path) -> str:
+    """Return the hash of a bag: of its file, or of all files of its folder in order of names."""
+    digest = hashlib.sha256()
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    for file in files:
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def finite(value: float) -> float | None:
+    """Return a number, or None where JSON has no word for it."""
+    return float(value) if np.isfinite(value) else None
+
+
+def json_value(value: Any) -> Any:
+    """Return a value made of dataclasses, enums, arrays and paths as one made of JSON's types."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return json_value(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): json_value(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_value(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return json_value(value.tolist())
+    if isinstance(value, Enum):
+        return json_value(value.value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return finite(float(value)) if isinstance(value, (float, np.floating)) else str(value)

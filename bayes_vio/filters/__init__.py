@@ -1,0 +1,1 @@
+"""What consumes increments: accumulated odometry, published forms, consistency checks."""

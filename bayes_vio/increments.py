@@ -1,0 +1,161 @@
+"""Make an increment of an interval: by the model where it can be asked, else by coasting."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bayes_vio.coasting import Coasting
+from bayes_vio.data.windows import motion_input
+from bayes_vio.filters.covariance import CovarianceError, bounded, check_spd
+from bayes_vio.geometry import se3
+from bayes_vio.intervals import Interval
+from bayes_vio.tracking import Cause, EstimatorSettings
+
+if TYPE_CHECKING:
+    from bayes_vio.artifact import MotionArtifact
+
+Array = NDArray[np.float64]
+_ROUNDING = 1e-6  # of intervals, which are whole nanoseconds
+
+
+@dataclass(frozen=True)
+class Increment:
+    """T_earlier_later [4, 4], both parts of its right covariance [6, 6], whether it is a guess."""
+
+    T_earlier_later: Array
+    epistemic_cov: Array
+    noise_cov: Array
+    lost: bool
+    causes: tuple[Cause, ...]
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """The model's answer in Log coordinates: mean [6], epistemic_cov and noise_cov [6, 6]."""
+
+    mean: Array
+    epistemic_cov: Array
+    noise_cov: Array
+
+
+class IncrementPredictor:
+    """Ask the model, or coast.
+
+    The covariances are the posterior's, in which a masked sensor already counts. Two things do not
+    show in the model's inputs and inflate them:
+    - an interval longer (shorter) than any in training by a factor r <= dt_margin: both parts by
+      r^4, since what an unmodelled acceleration moves grows with dt^2;
+    - estimates without camera err alike, since speed does not show in an IMU window. Their noise
+      is inflated by 1 + 2 sum_j rho^j, rho = exp(-dt / unseen_speed_correlation_s), j = 1, 2, ...
+      over the run of such intervals: compounded as independent, their variances then add up to
+      that of the correlated sum.
+    """
+
+    def __init__(
+        self,
+        artifact: MotionArtifact,
+        settings: EstimatorSettings,
+        view_valid: NDArray[np.float32],
+    ) -> None:
+        self._artifact = artifact
+        self._settings = settings
+        self._view_valid = view_valid
+        self._device = next(artifact.model.parameters()).device
+        self._std_bound = settings.std_bound
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the velocity."""
+        self._coasting = Coasting.unknown(self._settings)
+        self._coasted_s = 0.0
+        self._unseen_correlation = 0.0
+
+    def predict(self, interval: Interval) -> Increment:
+        """Return the increment of an interval; increments must be asked for in order of time."""
+        excess = self._excess(interval.dt_s)
+        causes = interval.causes
+        if excess > self._settings.dt_margin * (1 + _ROUNDING):
+            return self._coast(interval, (*causes, Cause.INTERVAL_OUT_OF_RANGE))
+        if not self._usable(interval):
+            return self._coast(interval, causes)
+        try:
+            prediction = self._ask(interval)
+        except CovarianceError:
+            return self._coast(interval, (*causes, Cause.MODEL_OUTPUT))
+        if excess > 1:
+            causes = (*causes, Cause.INTERVAL_UNUSUAL)
+        return self._measured(interval, prediction, excess**4, causes)
+
+    def _excess(self, dt_s: float) -> float:
+        """Return by what factor an interval lies beyond those of training; 1 inside."""
+        low, high = self._artifact.dt_range_s
+        return max(dt_s / high, low / dt_s, 1.0)
+
+    def _usable(self, interval: Interval) -> bool:
+        imu_share = float(interval.imu_valid.mean())
+        return interval.flow is not None or imu_share >= self._settings.imu_share_min
+
+    def _ask(self, interval: Interval) -> _Prediction:
+        """Return the model's prediction; raise CovarianceError if it is not one."""
+        x = motion_input(
+            interval.view,
+            interval.flow,
+            self._view_valid,
+            interval.imu,
+            interval.imu_valid,
+            interval.dt_s,
+        )
+        p = self._artifact.predict(x.map(lambda t: t.to(self._device)))
+        mean, epistemic_cov, noise_cov = (
+            t[0].detach().cpu().double().numpy() for t in (p.mean, p.epistemic_cov, p.noise_cov)
+        )
+        if not (np.abs(mean) < self._std_bound).all():
+            raise CovarianceError(f"the model's mean {mean} is no motion within bounds")
+        floor = self._settings.floor_std**2 * np.eye(6)
+        return _Prediction(
+            mean,
+            check_spd(epistemic_cov + floor, "the model's epistemic covariance"),
+            check_spd(noise_cov, "the model's noise covariance"),
+        )
+
+    def _measured(
+        self, interval: Interval, p: _Prediction, inflation: float, causes: tuple[Cause, ...]
+    ) -> Increment:
+        noise_inflation = inflation * self._unseen_inflation(interval)
+        epistemic_cov, noise_cov = inflation * p.epistemic_cov, noise_inflation * p.noise_cov
+        twist_cov = (epistemic_cov + noise_cov) / interval.dt_s**2
+        self._coasting = Coasting(p.mean / interval.dt_s, twist_cov, self._settings)
+        self._coasted_s = 0.0
+        xi = torch.from_numpy(p.mean)
+        both = torch.from_numpy(np.stack([epistemic_cov, noise_cov]))
+        right = se3.log_cov_to_right_cov(xi, both).numpy()
+        return Increment(
+            se3.exp(xi).numpy(),
+            bounded(right[0], self._std_bound),
+            bounded(right[1], self._std_bound),
+            False,
+            causes,
+        )
+
+    def _unseen_inflation(self, interval: Interval) -> float:
+        if interval.flow is not None:
+            self._unseen_correlation = 0.0
+            return 1.0
+        inflation = 1 + 2 * self._unseen_correlation
+        rho = math.exp(-interval.dt_s / self._settings.unseen_speed_correlation_s)
+        self._unseen_correlation = rho * (1 + self._unseen_correlation)
+        return inflation
+
+    def _coast(self, interval: Interval, causes: tuple[Cause, ...]) -> Increment:
+        end_s = self._coasted_s + interval.dt_s
+        T_earlier_later, cov = self._coasting.increment(self._coasted_s, end_s)
+        self._coasted_s = end_s
+        floor = self._settings.floor_std**2 * np.eye(6)
+        noise_cov = bounded(cov + floor, self._std_bound)
+        return Increment(T_earlier_later, floor, noise_cov, True, causes)

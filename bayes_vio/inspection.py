@@ -1,0 +1,134 @@
+"""Show what an artifact is: its numbers as tables for a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bayes_vio.artifact import MotionArtifact, read_description
+from bayes_vio.conventions import AXES, AXIS_UNITS, ROT_Z, X
+
+_MIB = 1024 * 1024
+
+
+def inspect_artifact(path: Path, console: Console | None = None) -> None:
+    """Print an artifact's origin, fit metrics, posterior, storage and layers' shares.
+
+    Raises ArtifactError where the folder is no whole artifact of this version.
+    """
+    console = console or Console()
+    description = read_description(path)
+    artifact = MotionArtifact.load(path)
+    for table in (
+        _origin(path, description),
+        _accuracy(artifact.metadata),
+        _storage(artifact),
+        _layers(artifact),
+        _uncovered(artifact),
+    ):
+        if table is not None:
+            console.print(table)
+
+
+def _origin(path: Path, description: dict[str, Any]) -> Table:
+    metadata = description["metadata"]
+    table = _table(f"Artifact {path}", "what", "value")
+    camera = description["camera"]
+    low, high = description["dt_range_s"]
+    rows = {
+        "written by": f"bayes_vio {description['package_version']}",
+        "format version": description["format_version"],
+        "trained on": ", ".join(
+            r["name"] for r in metadata.get("recordings", {}).get("train", [])
+        ),
+        "validated on": ", ".join(
+            r["name"] for r in metadata.get("recordings", {}).get("validation", [])
+        ),
+        "parameters": metadata.get("parameters", "not recorded"),
+        "camera": f"{camera['width']} x {camera['height']} px, {camera['distortion']}",
+        "camera-IMU time offset": f"{1e3 * description['time_offset_s']:+.1f} ms",
+        "intervals seen in training": f"{1e3 * low:.0f} to {1e3 * high:.0f} ms",
+        "epistemic correlation time": f"{description['epistemic_correlation_s']:.1f} s",
+        "prior precision": f"{metadata.get('prior_precision', float('nan')):.3g}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def _accuracy(metadata: dict[str, Any]) -> Table | None:
+    rows = metadata.get("validation")
+    if not rows:
+        return None
+    table = _table(
+        "On the validation recordings, per increment",
+        "axis",
+        "RMS error",
+        "median sigma",
+        "epistemic share",
+        "within 95 %",
+        "noise scale",
+    )
+    for i, (axis, unit) in enumerate(zip(AXES, AXIS_UNITS, strict=True)):
+        table.add_row(
+            axis,
+            f"{rows['rmse'][i]:.2e} {unit}",
+            f"{rows['median_std'][i]:.2e} {unit}",
+            f"{100 * rows['epistemic_share'][i]:.1f} %",
+            f"{100 * rows['coverage_95'][i]:.1f} %",
+            f"{rows['noise_scale'][i]:.2f}",
+        )
+    return table
+
+
+def _storage(artifact: MotionArtifact) -> Table:
+    table = _table("Storage of the posterior (fp32)", "structure", "MiB", "times diagonal")
+    storage = artifact.posterior.storage
+    for structure, numbers in storage.items():
+        mark = "  <- this artifact" if structure == artifact.posterior.report.structure else ""
+        size, ratio = 4 * numbers / _MIB, numbers / storage["diagonal"]
+        table.add_row(f"{structure}{mark}", f"{size:.2f}", f"{ratio:.2f}")
+    return table
+
+
+def _layers(artifact: MotionArtifact) -> Table:
+    shares = artifact.metadata.get("variance_share", {})
+    columns = ("kind", "sharing", "block", "grid", "kept trace", "clamped mass")
+    table = _table(
+        "Where the epistemic variance comes from", "layer", *columns, "share x", "share rotZ"
+    )
+    for layer in artifact.posterior.report.covered:
+        low_rank, share = layer.sparsification, shares.get(layer.name)
+        table.add_row(
+            layer.name,
+            layer.kind,
+            layer.sharing or "",
+            f"{layer.d_out} x {layer.d_in}",
+            f"{low_rank.rank_g} x {low_rank.rank_a}" if low_rank else "",
+            _percent(low_rank.kept_trace_share if low_rank else None),
+            _percent(low_rank.clamped_mass if low_rank else None),
+            _percent(share[X] if share else None),
+            _percent(share[ROT_Z] if share else None),
+        )
+    return table
+
+
+def _uncovered(artifact: MotionArtifact) -> Table:
+    table = _table("Kept at the MAP, outside the posterior", "module", "parameters", "why")
+    for part in artifact.posterior.report.uncovered:
+        table.add_row(part.name, str(part.n_parameters), part.reason)
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    return table

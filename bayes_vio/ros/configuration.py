@@ -1,0 +1,85 @@
+"""Make what exists from configure to cleanup: the artifact on its device, the publishers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from rclpy.lifecycle import LifecycleNode
+
+from bayes_vio.artifact import MotionArtifact, default_artifact_path
+from bayes_vio.ros.calibration import Calibration
+from bayes_vio.ros.outputs import Outputs
+from bayes_vio.ros.parameters import CalibrationSource, NodeParameters
+from bayes_vio.ros.pipeline import effective_offset_s
+from bayes_vio.ros.warm_up import warm_up
+
+
+@dataclass(frozen=True)
+class Configured:
+    """What exists from configure to cleanup."""
+
+    parameters: NodeParameters
+    artifact: MotionArtifact
+    device: torch.device
+    outputs: Outputs
+
+
+def configure(node: LifecycleNode, parameters: NodeParameters) -> tuple[Configured, str]:
+    """Load the artifact and create the publishers; return them and the line that describes them.
+
+    Raises ValueError (ArtifactError, CalibrationError), ImportError or OSError saying what is
+    missing or does not fit, before anything has been created on the node.
+    """
+    torch.set_num_threads(parameters.torch_threads)
+    cv2.setNumThreads(1)
+    device = chosen_device(parameters.device)
+    path = Path(parameters.artifact) if parameters.artifact else default_artifact_path()
+    artifact = MotionArtifact.load(path, device)
+    Calibration(parameters, artifact.camera, artifact.extrinsics)
+    if parameters.extrinsics_source is CalibrationSource.TF_STATIC:
+        transform_message()
+    warm_up(artifact, device)
+    configured = Configured(parameters, artifact, device, Outputs(node, parameters))
+    return configured, describe(configured, path)
+
+
+def chosen_device(name: str) -> torch.device:
+    """Return the device a parameter asks for; ValueError where this machine lacks it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"parameter device: '{name}' is not there, PyTorch sees {torch.cuda.device_count()} "
+            f"CUDA devices; use auto or cpu"
+        )
+    return device
+
+
+def describe(configured: Configured, path: Path) -> str:
+    """Return the line that says what the node runs with."""
+    parameters, artifact = configured.parameters, configured.artifact
+    n_parameters = sum(p.numel() for p in artifact.model.parameters())
+    offset_s = effective_offset_s(parameters, artifact)
+    return (
+        f"artifact {path} ({n_parameters} parameters, posterior "
+        f"'{artifact.posterior.report.structure}'), device {configured.device}, time offset "
+        f"{offset_s:+.4f} s, camera from {parameters.camera_source.value}, extrinsics from "
+        f"{parameters.extrinsics_source.value}, images {parameters.image_transport.value}"
+    )
+
+
+def transform_message() -> Any:
+    """Return the class tf2_msgs/TFMessage; ImportError saying what to do where it is missing."""
+    try:
+        from tf2_msgs.msg import TFMessage  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            f"extrinsics_source tf_static needs tf2_msgs, which does not import here ({error}): "
+            f"source a ROS 2 that has it, or give base_imu and base_camera as parameters"
+        ) from error
+    return TFMessage

@@ -1,0 +1,112 @@
+"""Run the estimator in its own thread, fed through an inbox; the only thread that touches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_vio.data.messages import ImageError, gray_of_image, gray_of_jpeg, stamp_ns_of
+from bayes_vio.estimator import Estimator
+from bayes_vio.ros.diagnostics import Telemetry
+from bayes_vio.ros.inbox import NEVER_NS, Delivery, Inbox
+from bayes_vio.ros.throttle import ThrottledLog
+from bayes_vio.tracking import MotionEstimate
+
+# How often the estimator is asked without a new image, so that a silent camera is noticed.
+_IDLE_S = 0.05
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the worker needs of the node: clock, whether ROS is up, counts and log."""
+
+    now_ns: Callable[[], int]
+    ros_is_up: Callable[[], bool]
+    telemetry: Telemetry
+    log: ThrottledLog
+
+
+class EstimationWorker:
+    """Feed one estimator from an inbox and publish what comes out, until stopped.
+
+    publish: called with every estimate, in the worker's thread.
+    """
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        inbox: Inbox,
+        publish: Callable[[MotionEstimate], None],
+        around: Surroundings,
+    ) -> None:
+        self.estimator = estimator
+        self.paused = False
+        self._inbox = inbox
+        self._publish, self._around = publish, around
+        self._stop = Event()
+        self._thread = Thread(target=self._run, name="estimation", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread and wait for its end."""
+        self._stop.set()
+        self._inbox.put_command(lambda: None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            delivery = self._inbox.take(_IDLE_S)
+            try:
+                self.step(delivery)
+            # The boundary of the thread: whatever goes wrong in one step is told and counted, and
+            # the estimator starts anew rather than leave the robot without any odometry.
+            except Exception as error:
+                if not self._around.ros_is_up():
+                    return
+                self._around.telemetry.refused["internal_error"] += 1
+                self._around.log.error("internal_error", f"{type(error).__name__}: {error}")
+                self.estimator.reset("internal error")
+
+    def step(self, delivery: Delivery) -> None:
+        """Feed one delivery and publish every estimate that is ready."""
+        for command in delivery.commands:
+            command()
+        self._around.telemetry.refused["image_overtaken"] += delivery.skipped_images
+        if self.paused:
+            images = delivery.image is not None
+            self._around.telemetry.refused["paused"] += len(delivery.imu) + images
+            return
+        for stamp_ns, sample in delivery.imu:
+            self.estimator.feed_imu(stamp_ns, sample)
+        if delivery.image is not None:
+            self._feed_image(delivery.image)
+        while (estimate := self.estimator.estimate(self._around.now_ns())) is not None:
+            self._publish(estimate)
+        awaited_ns = self.estimator.awaited_imu_stamp_ns
+        self._inbox.wake_stamp_ns = NEVER_NS if awaited_ns is None else awaited_ns
+        for event in self.estimator.events():
+            self._around.log.warn(event.partition(":")[0], event)
+
+    def _feed_image(self, message: Any) -> None:
+        stamp_ns = stamp_ns_of(message.header)
+        try:
+            self.estimator.feed_image(stamp_ns, gray_of(message))
+        except ImageError as error:
+            cause = f"image_{error.cause.replace(' ', '_')}"
+            self._around.telemetry.refused[cause] += 1
+            self._around.log.warn(cause, f"{cause}: {error}")
+
+
+def gray_of(message: Any) -> NDArray[np.uint8]:
+    """Return the gray image [height, width] of an Image or CompressedImage; ImageError if bad."""
+    if hasattr(message, "encoding"):
+        return gray_of_image(message)
+    return gray_of_jpeg(np.asarray(message.data, dtype=np.uint8))

@@ -1,0 +1,156 @@
+# ruff: noqa: E402, the imports need what is skipped for
+"""The letter box between threads, the reference monitor, counts and rate-limited lines."""
+
+import time
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rclpy", reason="rclpy is not installed: pip install the extra `ros`")
+pytestmark = pytest.mark.ros
+
+from bayes_vio.geometry import se3
+from bayes_vio.ros.diagnostics import Telemetry, diagnostic_array, level_of, nees_values
+from bayes_vio.ros.inbox import NEVER_NS, Inbox
+from bayes_vio.ros.reference import ReferenceMonitor
+from bayes_vio.ros.throttle import ThrottledLog
+from bayes_vio.tracking import MotionEstimate, TrackingState
+
+SAMPLE = (0.0, 0.0, 9.8, 0.0, 0.0, 0.1)
+
+
+def test_images_overtake_and_samples_do_not():
+    inbox = Inbox()
+    for k in range(300):
+        inbox.put_imu(k, SAMPLE)
+    for name in ("first", "second", "third"):
+        inbox.put_image(name)
+    delivery = inbox.take(0.0)
+    assert [stamp for stamp, _ in delivery.imu] == list(range(300))
+    assert (delivery.image, delivery.skipped_images) == ("third", 2)
+    empty = inbox.take(0.0)
+    assert (len(empty.imu), empty.image, empty.skipped_images) == (0, None, 0)
+
+
+def test_a_sample_wakes_the_reader_only_from_the_awaited_stamp_on():
+    inbox = Inbox()
+    inbox.put_imu(1, SAMPLE)
+    start_s = time.monotonic()
+    assert len(inbox.take(0.05).imu) == 1
+    assert time.monotonic() - start_s >= 0.05
+    inbox.wake_stamp_ns = 10
+    inbox.put_imu(9, SAMPLE)
+    Thread(target=lambda: (time.sleep(0.05), inbox.put_imu(10, SAMPLE))).start()
+    start_s = time.monotonic()
+    assert [stamp for stamp, _ in inbox.take(5.0).imu] == [9, 10]
+    assert time.monotonic() - start_s < 2.0
+    assert NEVER_NS > 2**61
+
+
+def test_a_command_wakes_the_reader_and_keeps_its_place():
+    inbox, called = Inbox(), []
+    inbox.put_command(lambda: called.append(1))
+    for command in inbox.take(5.0).commands:
+        command()
+    assert called == [1]
+
+
+def circle(stamp_ns: int) -> np.ndarray:
+    """Return the pose of a car on a circle, 8 m/s and 0.2 rad/s."""
+    xi = torch.tensor([8.0, 0, 0, 0, 0, 0.2], dtype=torch.float64) * stamp_ns * 1e-9
+    return se3.exp(xi).numpy()
+
+
+def increment(start_ns: int, end_ns: int, error: np.ndarray, std: np.ndarray) -> MotionEstimate:
+    """Return an estimate whose right error is ``error`` and whose covariance is diag(std^2)."""
+    T_true = np.linalg.solve(circle(start_ns), circle(end_ns))
+    T = T_true @ se3.exp(torch.from_numpy(-error)).numpy()
+    cov = np.diag(std**2)
+    return MotionEstimate(
+        start_ns, end_ns, (end_ns - start_ns) * 1e-9, T, 0.25 * cov, 0.75 * cov,
+        TrackingState.TRACKING, "", circle(end_ns), cov,
+    )  # fmt: skip
+
+
+STD = np.array([0.1, 0.05, 0.05, 0.01, 0.01, 0.02])
+
+
+def test_the_online_nees_is_that_of_the_errors():
+    monitor = ReferenceMonitor(window=100, max_gap_s=0.3)
+    rng, errors = np.random.default_rng(0), []
+    for k in range(60):
+        errors.append(rng.normal(size=6) * STD)
+        monitor.add_estimate(increment(k * 10**8 + 3, (k + 1) * 10**8 + 3, errors[-1], STD))
+    for k in range(120):  # 20 Hz, and a circle at constant twist is a geodesic: no error added
+        monitor.add_reference(k * 5 * 10**7, circle(k * 5 * 10**7))
+    judged = [e for k, e in enumerate(errors) if (k + 1) * 10**8 + 3 <= 119 * 5 * 10**7]
+    assert len(monitor.window) == len(judged) == 59
+    expected = np.mean([np.sum((e / STD) ** 2) for e in judged])
+    assert monitor.window.mean == pytest.approx(expected, rel=1e-6)
+    values = nees_values(monitor.window)
+    assert float(values["NEES / 6"]) == pytest.approx(expected / 6, abs=1e-3)
+    assert values["NEES consistent"] == "True"
+
+
+def test_the_reference_is_not_interpolated_over_a_gap_or_beyond_its_end():
+    monitor = ReferenceMonitor(window=10, max_gap_s=0.3)
+    monitor.add_reference(10**8, circle(10**8))
+    monitor.add_reference(10**9, circle(10**9))
+    for stamp_ns in (10**8 - 1, 5 * 10**8, 10**9 + 1):
+        assert monitor.pose_at(stamp_ns) is None
+    np.testing.assert_array_equal(monitor.pose_at(10**9), circle(10**9))
+    monitor.add_estimate(increment(10**8, 5 * 10**8, np.zeros(6), STD))
+    assert len(monitor.window) == 0
+
+
+def test_a_reference_that_starts_again_is_taken_anew():
+    monitor = ReferenceMonitor(window=10, max_gap_s=0.3)
+    for _ in range(2):
+        for k in range(10):
+            monitor.add_reference(k * 10**8, circle(k * 10**8))
+        assert monitor.pose_at(10**9) is None
+        np.testing.assert_allclose(monitor.pose_at(5 * 10**7), circle(5 * 10**7), atol=1e-12)
+
+
+def test_diagnostics_say_level_rates_latency_and_causes():
+    telemetry = Telemetry()
+    telemetry.received["imu"] += 400
+    for latency_s in np.linspace(0.01, 0.02, 101):
+        telemetry.add_latency(latency_s)
+    telemetry.refused["image_undecodable"] += 3
+    values = telemetry.values()
+    assert values["dropped, image_undecodable"] == "3"
+    assert values["imu count"] == "400"
+    assert float(values["imu rate (Hz)"]) > 0
+    assert float(values["latency mean (s)"]) == pytest.approx(0.015, abs=1e-4)
+    assert float(values["latency p99 (s)"]) == pytest.approx(0.0199, abs=1e-4)
+    assert telemetry.rates_hz()["imu"] == 0
+    level = level_of(TrackingState.DEGRADED)
+    message = diagnostic_array(1_500_000_000, "/estimator: motion", level, "degraded", values)
+    assert message.header.stamp.nanosec == 500_000_000
+    assert message.status[0].level == b"\x01"
+    assert {v.key for v in message.status[0].values} == set(values)
+
+
+class Lines:
+    def __init__(self):
+        self.lines = []
+
+    def warning(self, text):
+        self.lines.append(text)
+
+    error = warning
+
+
+def test_a_cause_is_told_once_per_period_with_its_count():
+    lines = Lines()
+    log = ThrottledLog(lines, period_s=0.05)
+    for _ in range(10):
+        log.warn("nan", "NaN in imu")
+        log.error("empty", "empty JPEG")
+    assert lines.lines == ["NaN in imu", "empty JPEG"]
+    time.sleep(0.06)
+    log.warn("nan", "NaN in imu")
+    assert lines.lines[-1] == "NaN in imu (9 more since the last such line)"

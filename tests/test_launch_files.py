@@ -1,0 +1,163 @@
+"""Launch files name packages, executables, files and parameters that exist.
+
+`launch` is part of a full ROS 2 and not on PyPI: stand-ins record what a launch file asks of it.
+"""
+
+import importlib.util
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+
+# What launch and launch_ros have had from Humble on.
+NAMES = {
+    "launch": ("LaunchDescription",),
+    "launch.actions": (
+        "DeclareLaunchArgument",
+        "EmitEvent",
+        "ExecuteProcess",
+        "GroupAction",
+        "IncludeLaunchDescription",
+        "LogInfo",
+        "OpaqueFunction",
+        "RegisterEventHandler",
+        "Shutdown",
+    ),
+    "launch.conditions": ("IfCondition", "UnlessCondition"),
+    "launch.event_handlers": ("OnProcessExit", "OnProcessStart"),
+    "launch.events": ("matches_action",),
+    "launch.launch_description_sources": ("PythonLaunchDescriptionSource",),
+    "launch.substitutions": ("LaunchConfiguration", "PathJoinSubstitution"),
+    "launch_ros": (),
+    "launch_ros.actions": ("LifecycleNode", "Node", "PushRosNamespace", "SetParameter"),
+    "launch_ros.event_handlers": ("OnStateTransition",),
+    "launch_ros.events": (),
+    "launch_ros.events.lifecycle": ("ChangeState",),
+    "launch_ros.parameter_descriptions": ("ParameterValue",),
+    "lifecycle_msgs": (),
+    "lifecycle_msgs.msg": (),
+}
+
+
+class Recorded:
+    """What a launch file created: the class's name and its arguments."""
+
+    def __init__(self, *args, **kwargs):
+        self.args, self.kwargs = args, kwargs
+
+
+class Configuration(Recorded):
+    def perform(self, context):
+        return context[self.args[0]]
+
+
+class Transition:
+    TRANSITION_CONFIGURE, TRANSITION_ACTIVATE = 1, 3
+
+
+def load(path: Path, monkeypatch) -> types.ModuleType:
+    """Import a launch file with stand-ins for launch and launch_ros."""
+    for module_name, names in NAMES.items():
+        module = types.ModuleType(module_name)
+        for name in names:
+            setattr(module, name, type(name, (Recorded,), {}))
+        monkeypatch.setitem(sys.modules, module_name, module)
+    sys.modules["launch.substitutions"].LaunchConfiguration = Configuration
+    sys.modules["lifecycle_msgs.msg"].Transition = Transition
+    spec = importlib.util.spec_from_file_location(path.name.replace(".", "_"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def described(module) -> tuple[dict[str, str], object]:
+    """Return the default of every argument, and the function that creates the actions."""
+    actions = module.generate_launch_description().args[0]
+    arguments = [a for a in actions if type(a).__name__ == "DeclareLaunchArgument"]
+    assert all(a.kwargs["description"] for a in arguments)
+    opaque = [a for a in actions if type(a).__name__ == "OpaqueFunction"]
+    return {a.args[0]: a.kwargs["default_value"] for a in arguments}, opaque[0].kwargs["function"]
+
+
+def created(module, **given: str) -> list:
+    defaults, create = described(module)
+    assert set(given) <= set(defaults)
+    return create({**defaults, **given})
+
+
+@pytest.fixture
+def estimator(monkeypatch):
+    return load(ROOT / "launch" / "estimator.launch.py", monkeypatch)
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_every_launch_file_describes_its_arguments(path, monkeypatch):
+    arguments, _ = described(load(path, monkeypatch))
+    assert {"namespace", "use_sim_time", "autostart"} <= set(arguments)
+
+
+def test_the_estimators_arguments_are_those_of_the_readme(estimator):
+    arguments, _ = described(estimator)
+    expected = {"params_file", "artifact", "device", "namespace", "use_sim_time", "autostart"}
+    assert set(arguments) == expected
+    assert Path(arguments["params_file"]) == ROOT / "config" / "estimator.yaml"
+    assert Path(arguments["params_file"]).is_file()
+
+
+def test_the_estimators_executable_exists(estimator):
+    node = created(estimator)[-1]
+    assert type(node).__name__ == "LifecycleNode"
+    assert (node.kwargs["package"], node.kwargs["name"]) == ("bayes_vio", "estimator")
+    script = ROOT / "scripts" / node.kwargs["executable"]
+    assert script.is_file()
+    assert os.access(script, os.X_OK)
+    assert "bayes_vio.ros.estimator_node" in script.read_text()
+    assert (ROOT / "resource" / "bayes_vio").is_file()
+
+
+def test_overrides_are_given_only_where_asked_for(estimator):
+    file, overrides = created(estimator)[-1].kwargs["parameters"]
+    assert file == str(ROOT / "config" / "estimator.yaml")
+    assert set(overrides) == {"autostart", "use_sim_time"}
+    node = created(estimator, artifact="/a", device="cpu", namespace="car")[-1]
+    overrides = node.kwargs["parameters"][1]
+    assert (overrides["artifact"], overrides["device"]) == ("/a", "cpu")
+    assert node.kwargs["namespace"] == "car"
+    # The launch file's transitions start the node; both doing it would fail the second.
+    assert overrides["autostart"] is False
+
+
+@pytest.mark.ros
+def test_every_parameter_that_is_named_is_declared(estimator):
+    pytest.importorskip("rcl_interfaces", reason="rclpy is not installed: the extra `ros`")
+    from bayes_vio.ros.parameters import specs
+
+    overrides = created(estimator, artifact="/a", device="cpu")[-1].kwargs["parameters"][1]
+    assert set(overrides) - {"use_sim_time"} <= set(specs())
+    table = YAML(typ="safe").load((ROOT / "config" / "estimator.yaml").read_text())
+    assert list(table) == ["/**/estimator"]
+
+
+def test_the_transitions_follow_one_another(estimator):
+    configure, activate, node = created(estimator)
+    started, reached = configure.args[0], activate.args[0]
+    assert type(started).__name__ == "OnProcessStart"
+    assert started.kwargs["target_action"] is node
+    assert event(started.kwargs["on_start"][-1]) == Transition.TRANSITION_CONFIGURE
+    assert reached.kwargs["target_lifecycle_node"] is node
+    assert reached.kwargs["goal_state"] == "inactive"
+    assert reached.kwargs["start_state"] == "configuring"
+    assert event(reached.kwargs["entities"][-1]) == Transition.TRANSITION_ACTIVATE
+    for handler in (configure, activate):
+        assert handler.kwargs["condition"].args[0].args == ("autostart",)
+
+
+def event(action) -> int:
+    """Return the transition that an EmitEvent action asks for."""
+    return action.kwargs["event"].kwargs["transition_id"]
