@@ -35,15 +35,18 @@ demo: install  ## Simulate drives, fit, run the node on a held-out drive, judge 
 
 test: lint test-core test-ros  ## Check style and types, run the fast tests, then those with ROS 2.
 
+# Several processes share the cores: threads that wait by spinning would stall one another.
+test-core test-ros: export OMP_NUM_THREADS := 1
+
 test-core: install
 	@$(HAS_ROS) || echo "tests with ROS 2 are left out: no rclpy here (see bayes-vio doctor)"
-	@OMP_NUM_THREADS=1 $(PYTEST) -p xdist.plugin -n $(WORKERS) --dist loadfile \
+	@$(PYTEST) -p xdist.plugin -n $(WORKERS) --dist loadfile \
 	    -m "not slow and not ros" --ignore tests/ros tests
 
 # In a process of its own, without xdist: nodes and their discovery want the machine alone.
 test-ros: install
 	@if $(HAS_ROS); then AMENT_PREFIX_PATH="$(VIRTUAL_ENV):$$AMENT_PREFIX_PATH" \
-	    $(PYTEST) -m "ros and not slow" tests/ros; fi
+	    $(PYTEST) -m "ros and not slow" tests; fi
 
 lint: install  ## Check format, style and types.
 	@$(BIN)/ruff format --check .

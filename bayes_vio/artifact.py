@@ -32,6 +32,7 @@ from bayes_vio.data.samples import (
     MotionInput,
 )
 from bayes_vio.models.motion import MotionModel, MotionModelSettings
+from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior import GaussianPrediction, Posterior
 
 __all__ = ["ArtifactError", "ImageStatistics", "MotionArtifact", "image_statistics_of"]
@@ -51,8 +52,9 @@ class MotionArtifact:
     """A motion model, its posterior and what must be known to run them on a car.
 
     ``time_offset_s``: see conventions. ``epistemic_correlation_s``: correlation time of the
-    epistemic error along a drive. ``dt_range_s``: intervals seen in training. ``metadata``: fit
-    metrics, hashes of the bags, what the posterior covers; JSON values only.
+    epistemic error along a drive. ``noise_correlation``: how much of the noise lasts.
+    ``dt_range_s``: intervals seen in training. ``metadata``: fit metrics, hashes of the bags, what
+    the posterior covers; JSON values only.
     """
 
     model: MotionModel
@@ -61,6 +63,7 @@ class MotionArtifact:
     extrinsics: Extrinsics
     time_offset_s: float
     epistemic_correlation_s: float
+    noise_correlation: NoiseCorrelation
     image_statistics: ImageStatistics
     dt_range_s: tuple[float, float]
     metadata: dict[str, Any]
@@ -120,6 +123,7 @@ class MotionArtifact:
             },
             "time_offset_s": self.time_offset_s,
             "epistemic_correlation_s": self.epistemic_correlation_s,
+            "noise_correlation": asdict(self.noise_correlation),
             "image_statistics": asdict(self.image_statistics),
             "dt_range_s": list(self.dt_range_s),
             "metadata": self.metadata,
@@ -192,10 +196,15 @@ def _assemble(
         ),
         time_offset_s=float(description["time_offset_s"]),
         epistemic_correlation_s=float(description["epistemic_correlation_s"]),
+        noise_correlation=_noise_correlation(description["noise_correlation"]),
         image_statistics=ImageStatistics(**description["image_statistics"]),
         dt_range_s=(float(low), float(high)),
         metadata=description["metadata"],
     )
+
+
+def _noise_correlation(value: dict[str, Any]) -> NoiseCorrelation:
+    return NoiseCorrelation(float(value["time_s"]), tuple(float(s) for s in value["share"]))
 
 
 def _input_shapes() -> dict[str, Any]:

@@ -81,7 +81,12 @@ class Estimator:
         self._state = TrackingState.WAITING
         correlation_s, s = self._artifact.epistemic_correlation_s, self._settings
         initial_std = np.repeat([s.initial_position_std_m, s.initial_angle_std_rad], 3)
-        self._odometry = Odometry(correlation_s, np.diag(initial_std**2), s.std_bound)
+        self._odometry = Odometry(
+            correlation_s,
+            np.diag(initial_std**2),
+            s.std_bound,
+            self._artifact.noise_correlation,
+        )
 
     @property
     def state(self) -> TrackingState:

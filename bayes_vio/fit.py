@@ -18,11 +18,17 @@ from bayes_vio.data.bags import Topics, open_streams
 from bayes_vio.data.dataset import MotionDataset, PreparedRecording, prepare
 from bayes_vio.data.image_quality import usable_bounds
 from bayes_vio.data.samples import Extrinsics, MotionInput, TimeOffset
+from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior import Posterior, fit_posterior
 from bayes_vio.training.calibration import Calibration, calibrate, score
 from bayes_vio.training.checkpoint import Progress
-from bayes_vio.training.correlation import epistemic_correlation_s
-from bayes_vio.training.map_fit import MapEstimate, MapFitSettings, fit_map
+from bayes_vio.training.correlation import epistemic_correlation_s, noise_correlation
+from bayes_vio.training.map_fit import (
+    MapEstimate,
+    MapFitSettings,
+    fit_map,
+    standardised_residuals,
+)
 
 STRIDES = (1, 2, 3, 4, 5)
 
@@ -32,9 +38,9 @@ class FitSettings:
     """How to fit. Every choice that data makes (epoch, prior, noise) is made on validation.
 
     ``time_offset_s``: None estimates it from the training recordings. ``curvature_samples`` and
-    ``calibration_samples`` bound the samples read for the posterior and for its calibration, drawn
-    evenly over the recordings. ``start_from``: an artifact whose weights training begins with, as
-    when a car's own recordings adapt the packaged one. ``device``: "auto", "cpu", "cuda" or "cuda:N".
+    ``calibration_samples`` bound the samples that posterior and calibration read, spread evenly.
+    ``start_from``: an artifact whose weights training begins with, as when a car's own recordings
+    adapt the packaged one. ``device``: "auto", "cpu", "cuda" or "cuda:N".
     """
 
     map: MapFitSettings = field(default_factory=MapFitSettings)
@@ -268,6 +274,7 @@ def _assemble(
         extrinsics=first.extrinsics,
         time_offset_s=first.time_offset_s,
         epistemic_correlation_s=_correlation_s(estimate, posterior, recordings),
+        noise_correlation=_noise_correlation(estimate, recordings),
         image_statistics=usable_bounds(brightness, sharpness),
         dt_range_s=(float(intervals_s.min()), float(intervals_s.max())),
         metadata={
@@ -302,6 +309,13 @@ def _correlation_s(
     ]
     dt_s = float(np.median(drive.dt_s))
     return epistemic_correlation_s(posterior, estimate.model, batches, dt_s)
+
+
+def _noise_correlation(estimate: MapEstimate, recordings: Recordings) -> NoiseCorrelation:
+    """Return how much of the noise lasts, over the validation drives."""
+    drives = [MotionDataset([r], (1,)) for r in recordings.validation]
+    dt_s = float(np.median(np.concatenate([drive.dt_s for drive in drives])))
+    return noise_correlation([standardised_residuals(estimate.model, d) for d in drives], dt_s)
 
 
 def _variance_share(posterior: Posterior, dataset: MotionDataset) -> dict[str, list[float]]:

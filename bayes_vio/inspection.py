@@ -52,11 +52,18 @@ def _origin(path: Path, description: dict[str, Any]) -> Table:
         "camera-IMU time offset": f"{1e3 * description['time_offset_s']:+.1f} ms",
         "intervals seen in training": f"{1e3 * low:.0f} to {1e3 * high:.0f} ms",
         "epistemic correlation time": f"{description['epistemic_correlation_s']:.1f} s",
+        "noise that lasts": _lasting_noise(description["noise_correlation"]),
         "prior precision": f"{metadata.get('prior_precision', float('nan')):.3g}",
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table
+
+
+def _lasting_noise(correlation: dict[str, Any]) -> str:
+    pairs = zip(AXES, correlation["share"], strict=True)
+    shares = ", ".join(f"{axis} {100 * share:.0f} %" for axis, share in pairs)
+    return f"{shares}, for {correlation['time_s']:.1f} s"
 
 
 def _accuracy(metadata: dict[str, Any]) -> Table | None:

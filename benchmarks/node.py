@@ -20,13 +20,12 @@ import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import cv2
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
@@ -161,7 +160,8 @@ def measure(seconds: float, artifact: Path, cores: list[int], transport: str) ->
     rclpy.init()
     node = Node("benchmark")
     sensors, recorder = Sensors(node, transport == "compressed"), Recorder(node)
-    thread = Thread(target=spin, args=(node,), daemon=True)
+    closing = Event()
+    thread = Thread(target=spin, args=(node, closing), daemon=True)
     thread.start()
     try:
         wait_until(lambda: sensors.connected() and node.count_publishers("odometry") > 0, 60.0)
@@ -182,18 +182,16 @@ def measure(seconds: float, artifact: Path, cores: list[int], transport: str) ->
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(10)
+        closing.set()
+        thread.join()
         rclpy.shutdown()
-        thread.join(5)
 
 
-def spin(node: Node) -> None:
+def spin(node: Node, closing: Event) -> None:
     executor = make_executor()
     executor.add_node(node)
-    try:
-        while rclpy.ok():
-            executor.spin_once(timeout_sec=0.1)
-    except ExternalShutdownException:
-        return
+    while not closing.is_set():
+        executor.spin_once(timeout_sec=0.1)
 
 
 def wait_until(condition: Any, timeout_s: float) -> None:

@@ -7,12 +7,14 @@ writes benchmarks/results/posterior_latency.json.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -33,7 +35,7 @@ RANK = 100
 def reference_cnn() -> nn.Module:
     """Return the CNN of 456 k parameters, [batch, 3, 96, 128] to 6 outputs."""
     widths, layers = (3, 32, 64, 128, 256), []
-    for d_in, d_out in zip(widths[:-1], widths[1:], strict=True):
+    for d_in, d_out in itertools.pairwise(widths):
         layers += [nn.Conv2d(d_in, d_out, 3, stride=2, padding=1), nn.ReLU()]
     head = [nn.Linear(256, 257), nn.ReLU(), nn.Linear(257, 6)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
@@ -60,41 +62,48 @@ def motion_input(n: int) -> MotionInput:
     )
 
 
-def milliseconds(function: Callable[[], Any], device: torch.device, n: int = 60) -> float:
-    """Return the median duration of a call, after warming up."""
-    durations = []
+def milliseconds(
+    functions: dict[str, Callable[[], Any]], device: torch.device, n: int = 60
+) -> dict[str, float]:
+    """Return median durations of calls that take turns, so that load meets all of them alike."""
+    durations: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(n + 10):
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        durations.append(1e3 * (time.perf_counter() - start))
-    return sorted(durations[10:])[n // 2]
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            durations[name].append(1e3 * (time.perf_counter() - start))
+    return {name: round(median(d[10:]), 3) for name, d in durations.items()}
 
 
 def measure(model: nn.Module, x: Any, structure: str, device: torch.device) -> dict[str, float]:
-    """Fit on random data and time batch 1: forward, linearisation, prediction, five samples."""
-    targets = torch.randn(N_DATA, 6)
-    noise_cov = None if isinstance(model, MotionModel) else 0.01
-    loader = [(x, targets)]
+    """Fit on random data and time batch 1: forward, linearisation, prediction, thirty samples."""
     posterior = fit_posterior(
-        model, loader, structure=structure, rank=RANK, noise_cov=noise_cov, device=device
+        model,
+        [(x, torch.randn(N_DATA, 6))],
+        structure=structure,
+        rank=RANK,
+        noise_cov=None if isinstance(model, MotionModel) else 0.01,
+        device=device,
     )
     one = map_tensors(x, lambda t: t[:1].to(device))
-    with torch.inference_mode():
-        forward = milliseconds(lambda: posterior.model(one), device)
-    linearisation = milliseconds(
-        lambda: linearise(posterior.recorder, one, posterior.batched), device
+    times = milliseconds(
+        {
+            "forward_ms": lambda: forward(posterior, one),
+            "linearisation_ms": lambda: linearise(posterior.recorder, one, posterior.can_batch),
+            "predictive_ms": lambda: posterior.predict(one),
+        },
+        device,
     )
-    predictive = milliseconds(lambda: posterior.predict(one), device)
-    return {
-        "forward_ms": round(forward, 3),
-        "linearisation_ms": round(linearisation, 3),
-        "predictive_ms": round(predictive, 3),
-        "ratio": round(predictive / forward, 2),
-        "thirty_samples_ms": round(milliseconds(lambda: sampled(posterior, one), device, 5), 1),
-        "stored_bytes": posterior.nbytes,
-    }
+    times |= milliseconds({"thirty_samples_ms": lambda: sampled(posterior, one)}, device, 3)
+    ratio = round(times["predictive_ms"] / times["forward_ms"], 2)
+    return times | {"ratio": ratio, "stored_bytes": posterior.nbytes}
+
+
+def forward(posterior: Posterior, x: Any) -> Any:
+    with torch.inference_mode():
+        return posterior.model(x)
 
 
 def sampled(posterior: Posterior, x: Any) -> list[Tensor]:

@@ -76,8 +76,8 @@ def figures(report: dict) -> dict:
 
 def live(bag: Path, artifact: Path, work: Path) -> dict:
     """Play the test recording to the real node and return what came over DDS."""
-    from bayes_vio.demo import published_errors
     from bayes_vio.data.bags import open_streams
+    from bayes_vio.demo import published_errors
     from bayes_vio.filters.consistency import nees
     from bayes_vio.ros.player import PlaySettings
     from bayes_vio.ros.replay import latency_s, replay

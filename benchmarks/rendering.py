@@ -4,9 +4,12 @@ Usage: python benchmarks/rendering.py [--duration 60]
 
 One process, one OpenCV thread. Every drive is rendered three times; "fps" is from the mean time
 of a frame, "fps_undisturbed" from the fastest of the three for each block of 20 frames, which
-other programs on the machine disturb less. Flow is measured by DIS down to full resolution, between
-images 0.1 s apart at 5 to 15 m/s, on road nearer than 25 m, and compared with the motion of the
-ground's points; a ratio is the measured flow along the true one over its length.
+other programs on the machine disturb less.
+
+Flow is measured by DIS down to full resolution between images 0.1 s apart at 5 to 15 m/s, on road
+nearer than 25 m, and compared with the motion of the ground's points; a ratio is the measured
+flow along the true one over its length.
+
 The figures go to benchmarks/results/rendering.json.
 """
 

@@ -127,6 +127,15 @@ class Norms(nn.Module):
         return self.head(torch.relu_(h).flatten(1))
 
 
+def terms_of(J: Tensor) -> Any:
+    """Return the terms of a layer whose Jacobian is J [batch, outputs, d_out, d_in]."""
+    from bayes_vio.curvature.layers import LinearLayer
+    from bayes_vio.posterior.linearisation import LayerTerms
+
+    one_hot = torch.eye(J.shape[3], dtype=J.dtype).expand(len(J), -1, -1)
+    return LayerTerms(LinearLayer("layer", None), one_hot, J.mT)
+
+
 def linear_chain() -> Case:
     """A deep linear network."""
     net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5, bias=False), nn.Linear(5, 2))

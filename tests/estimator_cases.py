@@ -14,6 +14,7 @@ from bayes_vio.conventions import GRAVITY_M_S2, NS_PER_S, R_BASE_OPTICAL
 from bayes_vio.data.image_quality import ImageStatistics
 from bayes_vio.data.samples import CameraModel, Extrinsics, MotionInput
 from bayes_vio.estimator import Estimator, MotionEstimate
+from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
 
 START_NS = 1_700_000_000 * NS_PER_S
 SPEED_M_S = 8.0
@@ -42,6 +43,7 @@ class KnownArtifact:
     extrinsics: Extrinsics = field(default_factory=extrinsics)
     time_offset_s: float = 0.0
     epistemic_correlation_s: float = 2.0
+    noise_correlation: NoiseCorrelation = WHITE_NOISE
     image_statistics: ImageStatistics = field(
         default_factory=lambda: ImageStatistics(20.0, 240.0, 5.0)
     )

@@ -15,6 +15,7 @@ from bayes_vio.data.image_quality import ImageStatistics
 from bayes_vio.data.samples import CameraModel, Extrinsics, MotionInput
 from bayes_vio.models.flow_geometry import rotation_flow_basis
 from bayes_vio.models.motion import MotionModel, MotionModelSettings
+from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior import fit_posterior
 
 TINY = MotionModelSettings(width=16, heads=2, blocks=1, queries=2, hidden=16)
@@ -116,6 +117,7 @@ def tiny_artifact(
         extrinsics=extrinsics(),
         time_offset_s=0.0,
         epistemic_correlation_s=1.0,
+        noise_correlation=NoiseCorrelation(0.5, (0.2, 0, 0, 0, 0, 0.1)),
         image_statistics=ImageStatistics(20.0, 240.0, 5.0),
         dt_range_s=(0.03, 0.5),
         metadata={"made_for": "tests"},

@@ -88,8 +88,10 @@ def _batches(
                 output = whiten(extended(x))
                 target = output.detach().argmax(-1) if whiten is _identity else output.detach()
                 loss(output, target).backward()
-        except NotImplementedError as error:
-            raise ValueError(f"BackPACK does not cover this network: {error}") from error
+        except (NotImplementedError, AssertionError) as error:
+            raise ValueError(
+                f"BackPACK does not cover this network (residual ones need use_converter): {error}"
+            ) from error
         yield network, len(x)
 
 

@@ -42,14 +42,14 @@ class Uncovered:
 class Coverage:
     """The layers covered, in the order of the forward pass, and what is not.
 
-    ``copied`` and ``batched`` are the recorder's: layers overwritten in place, and whether the
+    ``copied`` and ``can_batch`` are the recorder's: layers overwritten in place, and whether the
     backward pass may be vectorised over columns.
     """
 
     layers: tuple[Layer, ...]
     uncovered: tuple[Uncovered, ...]
     copied: tuple[str, ...]
-    batched: bool
+    can_batch: bool
     n_outputs: int
 
 
@@ -72,7 +72,7 @@ def cover(model: nn.Module, x: Any, layers: str | Sequence[str] | None = None) -
     reasons |= {c.name: f"not among layers={layers!r}" for c in order if c not in chosen}
     copied = tuple(c.name for c in chosen if c.name in look.overwritten)
     uncovered = _uncovered(model, chosen, reasons)
-    return Coverage(tuple(chosen), uncovered, copied, look.batched, look.n_outputs)
+    return Coverage(tuple(chosen), uncovered, copied, look.can_batch, look.n_outputs)
 
 
 def _candidates(model: nn.Module) -> tuple[dict[str, Layer], dict[str, str]]:
@@ -101,7 +101,7 @@ class _Look:
         self.candidates = candidates
         self.calls: Counter[str] = Counter()
         self.overwritten: set[str] = set()
-        self.batched = False
+        self.can_batch = False
         self.n_outputs = 0
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
@@ -125,7 +125,7 @@ class _Look:
             return dict.fromkeys(self.candidates, "the mean does not depend on it")
         recording = Recording(mean, noise_cholesky, self._inputs, self._outputs)
         reached = recording.reached()
-        self.batched = _can_batch(
+        self.can_batch = _can_batch(
             replace(
                 recording, outputs={n: recording.outputs[n] for n, yes in reached.items() if yes}
             )

@@ -15,7 +15,7 @@ class DiagonalSums:
         self._layer = layer
         self._sum = layer.zeros(*layer.shape)
 
-    def add(self, features: Tensor, gradients: Tensor, first_column: bool) -> None:  # noqa: ARG002
+    def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:  # noqa: ARG002
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out]."""
         self._sum += squared_jacobian_sum(self._layer, features, gradients)
 

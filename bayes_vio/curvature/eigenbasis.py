@@ -57,7 +57,7 @@ class CorrectedEigenvalueSums:
         self._Q_g, self._Q_a = basis.Q_g.to(dtype), basis.Q_a.to(dtype)
         self._sum = layer.zeros(*layer.shape)
 
-    def add(self, features: Tensor, gradients: Tensor, first_column: bool) -> None:  # noqa: ARG002
+    def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:  # noqa: ARG002
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out]."""
         self._sum += squared_jacobian_sum(self._layer, features @ self._Q_a, gradients @ self._Q_g)
 

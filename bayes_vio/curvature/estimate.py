@@ -95,19 +95,19 @@ def estimate_joint(data: Pass) -> tuple[Tensor, Tally]:
 class LayerSums(Protocol):
     """Anything that adds up over the data of one layer."""
 
-    def add(self, features: Tensor, gradients: Tensor, first_column: bool) -> None:
+    def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:
         """Add features [batch, positions, d_in], gradients [batch, columns, positions, d_out]."""
 
 
 def accumulate(data: Pass, sums: Mapping[str, Sequence[LayerSums]]) -> Tally:
     """Feed one reading of the data to the sums of every layer, by layer name."""
     tally = Tally()
-    for first_column, recording, gradients in data.columns(tally):
+    for first_columns, recording, gradients in data.columns(tally):
         for name, layer_sums in sums.items():
             layer = data.recorder.layers[name]
             for features, part in chunks(layer, recording.inputs[name], gradients[name]):
                 for layer_sum in layer_sums:
-                    layer_sum.add(features, part, first_column)
+                    layer_sum.add(features, part, first_columns)
     return tally
 
 

@@ -53,12 +53,12 @@ class FactorSums:
         self._trace = layer.zeros()
         self._n_positions = 1
 
-    def add(self, features: Tensor, gradients: Tensor, first_column: bool) -> None:
+    def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out].
 
-        The inputs count once per datum: with its first column.
+        The inputs count once per datum: with its first columns.
         """
-        if first_column:
+        if first_columns:
             self._add_inputs(features)
         each, total = gradients.flatten(0, 2), gradients.sum(2).flatten(0, 1)
         self._G[Sharing.EXPAND] += each.mT @ each

@@ -66,7 +66,8 @@ class Layer:
 
         features [batch, positions, d_in], gradients [batch, columns, positions, d_out].
         """
-        return gradients.mT @ features[:, None]
+        stacked = gradients.mT.flatten(1, 2) @ features  # [batch, columns * d_out, d_in]
+        return stacked.unflatten(1, (gradients.shape[1], gradients.shape[3]))
 
     @property
     def resolution(self) -> float:
@@ -141,7 +142,7 @@ class NormLayer(Layer):
 
     def jacobian(self, features: Tensor, gradients: Tensor) -> Tensor:
         """Return sum_s g_s * (x_s, 1) [batch, columns, features, d_in]."""
-        return torch.einsum("bcsf,bsfi->bcfi", gradients, features)
+        return (gradients[..., None] * features[:, None]).sum(2)
 
     def _rows(self, weight: Tensor) -> Tensor:
         return weight.reshape(-1, 1)

@@ -16,6 +16,8 @@ from bayes_vio.models.likelihood import Fisher, Likelihood, cotangents
 
 # Numbers that one layer's temporary arrays may hold at once (float32: 64 MB).
 CHUNK_NUMBERS = 2**24
+# Columns of the Fisher whose output gradients are held at once.
+COLUMNS_AT_ONCE = 10
 
 
 @dataclass
@@ -47,9 +49,9 @@ class Pass:
     device: torch.device
 
     def columns(self, tally: Tally) -> Iterator[tuple[bool, Recording, dict[str, Tensor]]]:
-        """Yield (first column of its batch, recording, {layer: output gradients [1, ...]}).
+        """Yield (whether these are a batch's first columns, recording, {layer: gradients}).
 
-        One backward pass per column of the Fisher keeps memory at one batch's activations.
+        Output gradients are [columns, batch, ...]; the Fisher's columns come a few at a time.
         """
         generator = torch.Generator().manual_seed(self.seed)
         for x, target in self.loader:
@@ -64,8 +66,8 @@ class Pass:
                 self.likelihood.log_likelihood(mean, noise, target).sum()
             )
             roots = cotangents(self.fisher, self.likelihood, mean, noise, target, generator)
-            for r, root in enumerate(roots):
-                yield r == 0, recording, recording.output_gradients(root[None], batched=False)
+            for r, group in enumerate(roots.split(COLUMNS_AT_ONCE)):
+                yield r == 0, recording, recording.output_gradients(group, batched=False)
 
 
 def chunks(layer: Layer, x: Tensor, g: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -47,7 +47,9 @@ def evaluate(
         runs.append(_run(artifact, streams, progress))
         sources.append(_source(path, streams))
     facts = artifact_facts(Path(artifact_path), artifact, device)
-    described = report.describe(runs, facts, artifact.epistemic_correlation_s, sources)
+    described = report.describe(
+        runs, facts, artifact.epistemic_correlation_s, sources, artifact.noise_correlation
+    )
     report.write(Path(out_dir), described, runs)
     return described
 
@@ -68,6 +70,10 @@ def artifact_facts(path: Path, artifact: MotionArtifact, device: str) -> dict:
         "device": device,
         "time_offset_s": artifact.time_offset_s,
         "epistemic_correlation_s": finite(artifact.epistemic_correlation_s),
+        "noise_correlation": {
+            "time_s": artifact.noise_correlation.time_s,
+            "share": list(artifact.noise_correlation.share),
+        },
         "dt_range_s": list(artifact.dt_range_s),
         "extrinsics": described["extrinsics"],
         "posterior": json_value(artifact.posterior.report),

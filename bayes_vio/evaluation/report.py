@@ -54,6 +54,7 @@ from bayes_vio.evaluation.calibration import Errors
 from bayes_vio.evaluation.horizons import HORIZONS_FRAMES, window_errors
 from bayes_vio.evaluation.run import Run
 from bayes_vio.filters import consistency
+from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
 
 SCHEMA_VERSION = 1
 
@@ -63,15 +64,17 @@ def describe(
     artifact: dict,
     correlation_s: float,
     sources: Sequence[dict] | None = None,
+    noise_correlation: NoiseCorrelation = WHITE_NOISE,
 ) -> dict:
     """Return the report on runs of one artifact, as written to `report.json`.
 
     artifact: its facts, with JSON values; correlation_s: its epistemic correlation time (s);
+    noise_correlation: how much of its noise lasts;
     sources: facts about each recording. Raises ValueError for no runs.
     """
     if not runs:
         raise ValueError("There is no recording to report on: name at least one.")
-    errors = [_horizon_errors(run, correlation_s) for run in runs]
+    errors = [_horizon_errors(run, correlation_s, noise_correlation) for run in runs]
     given = sources or [{} for _ in runs]
     recordings = [
         {**_recording(run, by_horizon), "source": source}
@@ -87,8 +90,13 @@ def describe(
     }
 
 
-def _horizon_errors(run: Run, correlation_s: float) -> dict[str, Errors]:
-    return {str(frames): window_errors(run, frames, correlation_s) for frames in HORIZONS_FRAMES}
+def _horizon_errors(
+    run: Run, correlation_s: float, noise_correlation: NoiseCorrelation
+) -> dict[str, Errors]:
+    return {
+        str(frames): window_errors(run, frames, correlation_s, noise_correlation)
+        for frames in HORIZONS_FRAMES
+    }
 
 
 def _recording(run: Run, by_horizon: dict[str, Errors]) -> dict:

@@ -1,23 +1,26 @@
 """Accumulate increments to odometry with a covariance that knows which errors are coherent.
 
-The noise of successive increments is independent, the error of the weights is not: many frames
-share one set of weights. With right perturbations, increment k has the error
+Errors of successive increments are not independent. All frames share one set of weights, so the
+epistemic error stays alike for as long as the scene does; and part of the noise lasts, too: a
+road's slope, a scene's texture. With right perturbations, increment k has the error
 
-    T_true = T_k exp(n_k + C_k z_k),    n_k ~ N(0, noise_cov),    C_k = epistemic_cov^(1/2),
+    T_true = T_k exp(n_k + sum_j C_jk z_jk),    n_k ~ N(0, white_cov),
 
-C_k the symmetric root, and z_k a stationary first-order Gauss-Markov process:
+with C_j the symmetric root of the covariance of one lasting part (j = epistemic, lasting noise),
+and z_j stationary first-order Gauss-Markov processes:
 
-    z_k = rho z_(k-1) + sqrt(1 - rho^2) w_k,    rho = exp(-dt / tau),    z, w ~ N(0, 1).     (E-A1)
+    z_jk = rho_j z_j(k-1) + sqrt(1 - rho_j^2) w_k,    rho_j = exp(-dt / tau_j),
+    z, w ~ N(0, 1).                                                                          (E-A1)
 
 The error d of the odometry then follows, to second order (Barfoot and Furgale 2014, eq. 54),
 
-    d_k = A d_(k-1) + n_k + C_k z_k,    A = Ad(T_k^-1),
+    d_k = A d_(k-1) + n_k + sum_j C_jk z_jk,    A = Ad(T_k^-1),
 
-a linear recursion in the joint state (d, z) of 12 numbers. z keeps unit covariance, so only
-P = Cov(d, d) and X = Cov(d, z) are carried:
+a linear recursion in the joint state (d, z). z keeps unit covariance, so only P = Cov(d, d) and
+X_j = Cov(d, z_j) are carried:
 
-    P_k = A P A^T + noise_cov + epistemic_cov + rho (A X C^T + C X^T A^T),
-    X_k = rho A X + C.                                                                       (E-A2)
+    P_k = A P A^T + white_cov + sum_j [C_j C_j^T + rho_j (A X_j C_j^T + C_j X_j^T A^T)],
+    X_jk = rho_j A X_j + C_j.                                                                (E-A2)
 
 tau = 0 gives independent errors, tau = infinity the coherent sum S_k = A S_(k-1) + C_k with
 covariance S S^T.
@@ -38,6 +41,7 @@ from bayes_vio.filters.covariance import (
     symmetric_sqrt,
 )
 from bayes_vio.geometry import se3
+from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
 
 Array = NDArray[np.float64]
 
@@ -46,13 +50,21 @@ class Odometry:
     """The pose T_odom_base [4, 4] and the covariance [6, 6] of its right perturbation.
 
     correlation_s: tau of the epistemic error (s), zero and infinity allowed; cov: that of the
-    first pose (m, rad); std_bound [6]: the largest standard deviations ever reported.
+    first pose (m, rad); std_bound [6]: the largest standard deviations ever reported;
+    noise_correlation: how much of the noise lasts.
     """
 
-    def __init__(self, correlation_s: float, cov: Array, std_bound: Array | None = None) -> None:
+    def __init__(
+        self,
+        correlation_s: float,
+        cov: Array,
+        std_bound: Array | None = None,
+        noise_correlation: NoiseCorrelation = WHITE_NOISE,
+    ) -> None:
         if not correlation_s >= 0:
             raise ValueError(f"correlation time is {correlation_s} s: give zero or more")
-        self._correlation_s = correlation_s
+        self._tau_s = (correlation_s, noise_correlation.time_s)
+        self._noise_correlation = noise_correlation
         self._std_bound = np.full(6, np.inf) if std_bound is None else np.asarray(std_bound)
         self.at_bound = False
         self.set_pose(np.eye(4), cov)
@@ -84,28 +96,39 @@ class Odometry:
             )
         self._T_odom_base = check_pose(T_odom_base)
         self._cov = cov
-        self._cross_cov = np.zeros((6, 6))
+        self._cross_cov = [np.zeros((6, 6)) for _ in self._tau_s]
 
     def add(self, T_earlier_later: Array, noise_cov: Array, epistemic_cov: Array, dt_s: float):
         """Append an increment [4, 4] with the two parts of its covariance [6, 6] (E-A2).
 
         Raises CovarianceError, leaving the odometry as it was, if the sum is not a covariance.
         """
+        if not (np.isfinite(noise_cov).all() and np.isfinite(epistemic_cov).all()):
+            raise CovarianceError("the covariance of the increment is not finite")
         A = se3.adjoint(se3.inverse(torch.from_numpy(T_earlier_later))).numpy()
-        C = symmetric_sqrt(epistemic_cov)
-        moved = self._correlation(dt_s) * A @ self._cross_cov
-        coherent = moved @ C.T
-        cov = A @ self._cov @ A.T + noise_cov + epistemic_cov + coherent + coherent.T
-        cov = check_spd(cov, "the covariance of the odometry")
+        white_cov, lasting_cov = self._noise_correlation.split(noise_cov)
+        cov = A @ self._cov @ A.T + white_cov
+        cross_cov = []
+        for tau_s, X, part_cov in zip(
+            self._tau_s, self._cross_cov, (epistemic_cov, lasting_cov), strict=True
+        ):
+            C, moved = symmetric_sqrt(part_cov), _correlation(dt_s, tau_s) * A @ X
+            coherent = moved @ C.T
+            cov = cov + part_cov + coherent + coherent.T
+            cross_cov.append(moved + C)
+        self._keep(check_spd(cov, "the covariance of the odometry"), cross_cov)
+        self._T_odom_base = _orthonormal(self._T_odom_base @ T_earlier_later)
+
+    def _keep(self, cov: Array, cross_cov: list[Array]) -> None:
         scale = bound_scale(cov, self._std_bound)
         self.at_bound = bool((scale < 1).any())
         self._cov = cov * np.outer(scale, scale)
-        self._cross_cov = scale[:, None] * (moved + C)
-        self._T_odom_base = _orthonormal(self._T_odom_base @ T_earlier_later)
+        self._cross_cov = [scale[:, None] * X for X in cross_cov]
 
-    def _correlation(self, dt_s: float) -> float:
-        """Return rho of E-A1."""
-        return math.exp(-dt_s / self._correlation_s) if self._correlation_s > 0 else 0.0
+
+def _correlation(dt_s: float, tau_s: float) -> float:
+    """Return rho of E-A1."""
+    return math.exp(-dt_s / tau_s) if tau_s > 0 else 0.0
 
 
 def check_pose(T: Array) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,14 +35,17 @@ class Gaussian:
     noise_cov: Tensor | None = None
     name = "gaussian"
 
+    @cached_property
+    def _cholesky(self) -> Tensor | None:
+        return None if self.noise_cov is None else torch.linalg.cholesky(self.noise_cov)
+
     def noise_cholesky(self, mean: Tensor, from_model: Tensor | None) -> Tensor:
         """Return the noise's Cholesky factor [batch, outputs, outputs], in float64.
 
         Raises ValueError where neither the caller nor the model states a noise covariance.
         """
-        if self.noise_cov is not None:
-            cholesky = torch.linalg.cholesky(self.noise_cov)
-            return cholesky.to(mean.device).expand(len(mean), -1, -1)
+        if self._cholesky is not None:
+            return self._cholesky.expand(len(mean), -1, -1)
         if from_model is None:
             raise ValueError(
                 "the model returns no noise_cholesky: give noise_cov (variance of the targets)"

@@ -1,8 +1,7 @@
 """What every structure of a layer's block offers: a stored curvature and its information matrix.
 
 A ``CurvatureBlock`` holds a mean over data, in the network's dtype; ``precision`` turns it into
-``P = n_data * curvature + prior_precision`` (E6), whose algebra runs in float64. Jacobians of one
-layer are J [batch, outputs, d_out, d_in].
+``P = n_data * curvature + prior_precision`` (E6), whose algebra runs in float64.
 """
 
 from __future__ import annotations
@@ -14,12 +13,14 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
+from bayes_vio.posterior.linearisation import LayerTerms
+
 
 class PrecisionBlock(ABC):
     """The information matrix P of one layer's weights W [d_out, d_in], vec row-major."""
 
     @abstractmethod
-    def covariance(self, J: Tensor) -> Tensor:
+    def covariance(self, terms: LayerTerms) -> Tensor:
         """Return J P^-1 J^T [batch, outputs, outputs]."""
 
     @abstractmethod

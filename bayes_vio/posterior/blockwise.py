@@ -26,7 +26,7 @@ class BlockwisePrecision:
         block = self.blocks[name]
         if terms.is_rank_one:
             return block.rank_one_covariance(*terms.rank_one())
-        return block.covariance(terms.jacobian())
+        return block.covariance(terms)
 
     def sample(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map standard normal noise [d_out, d_in] per layer to a draw from N(0, P^-1)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock
+from bayes_vio.posterior.linearisation import LayerTerms
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,13 @@ class DiagonalPrecision(PrecisionBlock):
         """Return the diagonal of P^-1 [d_out, d_in]."""
         return self.diagonal.reciprocal()
 
-    def covariance(self, J: Tensor) -> Tensor:
+    def covariance(self, terms: LayerTerms) -> Tensor:
         """Return J P^-1 J^T [batch, outputs, outputs]."""
-        return (J * self.inverse).flatten(2) @ J.flatten(2).mT
+        parts = [
+            (J * self.inverse[rows]).flatten(2) @ J.flatten(2).mT
+            for rows, J in terms.jacobian_blocks()
+        ]
+        return torch.stack(parts).sum(0)
 
     def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:
         """Return sum_oi g_c[o] g_c'[o] a[i]^2 / P[o, i] [batch, outputs, outputs] (E9)."""

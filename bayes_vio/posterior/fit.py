@@ -107,7 +107,7 @@ def fit_posterior(
         likelihood=chosen,
         prior_precision=per_layer(prior_precision, recorder.layers),
         log_likelihood=tally.log_likelihood * report.n_data / tally.n_data,
-        batched=coverage.batched,
+        can_batch=coverage.can_batch,
         report=report,
     )
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock, kronecker_product
+from bayes_vio.posterior.linearisation import LayerTerms
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,17 @@ class InformationPrecision(PrecisionBlock):
         scale = torch.diag(self.scale)
         return torch.linalg.solve_triangular(self.cholesky, scale, upper=False).mT.contiguous()
 
-    def covariance(self, J: Tensor) -> Tensor:
+    def covariance(self, terms: LayerTerms) -> Tensor:
         """Return J D^-1 J^T - |M^-1/2 diag(s) U^T D^-1 J^T|^2 [batch, outputs, outputs] (E11)."""
-        weighted = J * self.D_inverse
-        # A short fat product from the left: twice as fast as one with r_a columns.
-        inner = self._U_a_rows @ weighted.flatten(0, 2).mT  # [r_a, batch * outputs * d_out]
-        projected = inner.unflatten(1, J.shape[:3]) @ self.U_g  # [r_a, batch, outputs, r_g]
-        explained = self._explained(projected.permute(1, 2, 3, 0))
-        return weighted.flatten(2) @ J.flatten(2).mT - explained
+        weighed, inner = [], []
+        for rows, J in terms.jacobian_blocks():
+            weighted = J * self.D_inverse[rows]
+            weighed.append(weighted.flatten(2) @ J.flatten(2).mT)
+            # A short fat product from the left: twice as fast as one with r_a columns.
+            product = self._U_a_rows @ weighted.flatten(0, 2).mT
+            inner.append(product.unflatten(1, J.shape[:3]))  # [r_a, batch, outputs, rows]
+        projected = torch.cat(inner, 3) @ self.U_g  # [r_a, batch, outputs, r_g]
+        return torch.stack(weighed).sum(0) - self._explained(projected.permute(1, 2, 3, 0))
 
     def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:
         """Return the same for J_c = g_c a^T, which is never formed (E9)."""

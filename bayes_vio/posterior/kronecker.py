@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock, kronecker_product
 from bayes_vio.posterior.diagonal import DiagonalPrecision
+from bayes_vio.posterior.linearisation import LayerTerms
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class RotatedPrecision(PrecisionBlock):
     Q_a: Tensor
     rotated: DiagonalPrecision
 
-    def covariance(self, J: Tensor) -> Tensor:
-        """Return J P^-1 J^T [batch, outputs, outputs]."""
-        return self.rotated.covariance(self.Q_g.mT @ (J @ self.Q_a))
+    def covariance(self, terms: LayerTerms) -> Tensor:
+        """Return J P^-1 J^T [batch, outputs, outputs]: rotate the factors of J, not J."""
+        return self.rotated.covariance(terms.rotated(self.Q_g, self.Q_a))
 
     def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:
         """Return the same for J_c = g_c a^T: the outer product is rotated by its factors."""

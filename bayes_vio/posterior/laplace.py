@@ -35,7 +35,8 @@ CHUNK_NUMBERS = 2**24
 class Posterior:
     """A Gaussian over the covered weights of a frozen copy of a model; made by ``fit_posterior``.
 
-    ``prior_precision`` is per layer; ``log_likelihood`` is that of all n_data data at the MAP.
+    ``prior_precision`` is per layer; ``log_likelihood`` is that of all n_data data at the MAP;
+    ``can_batch`` tells whether the model's backward pass can be vectorised over outputs.
     Its recorder keeps the last batch, so a posterior is not for several threads at once.
     """
 
@@ -44,7 +45,7 @@ class Posterior:
     likelihood: Likelihood
     prior_precision: Mapping[str, float]
     log_likelihood: float
-    batched: bool
+    can_batch: bool
     report: PosteriorReport
 
     @property
@@ -118,7 +119,7 @@ class Posterior:
         for start in range(0, n_batch, step):
             rows = slice(start, min(start + step, n_batch))
             part = x if step >= n_batch else map_tensors(x, lambda t, rows=rows: t[rows])
-            yield linearise(self.recorder, part, self.batched), rows
+            yield linearise(self.recorder, part, self.can_batch), rows
 
     @cached_property
     def _largest_jacobian(self) -> int:

@@ -37,7 +37,7 @@ _BLOCKS: dict[str, type[CurvatureBlock]] = {
 }
 
 
-class PosteriorError(Exception):
+class PosteriorError(ValueError):
     """A posterior's file cannot be read, or belongs to another model."""
 
 
@@ -62,7 +62,7 @@ def save(posterior: Posterior, path: Path) -> None:
         "model_hash": model_hash(posterior.model),
         "prior_precision": dict(posterior.prior_precision),
         "log_likelihood": posterior.log_likelihood,
-        "batched": posterior.batched,
+        "can_batch": posterior.can_batch,
         "copied": sorted(posterior.recorder.copied),
         "report": posterior.report.to_dict(),
     }
@@ -89,7 +89,7 @@ def load(path: Path, model: nn.Module) -> Posterior:
         likelihood=_likelihood(report, stored),
         prior_precision=description["prior_precision"],
         log_likelihood=description["log_likelihood"],
-        batched=description["batched"],
+        can_batch=description["can_batch"],
         report=report,
     )
 

@@ -29,12 +29,12 @@ _LEVEL = {
 class Telemetry:
     """What the node counted since it was activated.
 
-    ``received`` counts messages by topic, ``refused`` what was left out by cause, ``published``
-    estimates; latencies are from an image's stamp to its odometry, by the node's clock.
+    ``counts`` holds messages by topic, ``refused`` what was left out by cause; latencies are from
+    an image's stamp to its odometry, by the node's clock.
     """
 
     def __init__(self) -> None:
-        self.received: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self._latency_s: deque[float] = deque(maxlen=_LATENCY_WINDOW)
         self._last_counts: Counter[str] = Counter()
@@ -42,12 +42,11 @@ class Telemetry:
 
     def add_latency(self, latency_s: float) -> None:
         """Take the age of an image when its odometry was published."""
-        self.received["odometry"] += 1
         self._latency_s.append(latency_s)
 
     def rates_hz(self) -> dict[str, float]:
         """Return messages per second by topic since the last call."""
-        now_s, counts = time.monotonic(), Counter(self.received)
+        now_s, counts = time.monotonic(), Counter(self.counts)
         elapsed_s = max(now_s - self._last_s, 1e-6)
         rates = {k: (n - self._last_counts[k]) / elapsed_s for k, n in counts.items()}
         self._last_s, self._last_counts = now_s, counts
@@ -56,7 +55,7 @@ class Telemetry:
     def values(self) -> dict[str, str]:
         """Return rates, latency and counts as texts by name."""
         values = {f"{k} rate (Hz)": f"{rate:.1f}" for k, rate in self.rates_hz().items()}
-        values |= {f"{k} count": str(n) for k, n in sorted(self.received.items())}
+        values |= {f"{k} count": str(n) for k, n in sorted(self.counts.items())}
         latency_s = np.array(list(self._latency_s))
         if latency_s.size:
             values["latency mean (s)"] = f"{latency_s.mean():.4f}"

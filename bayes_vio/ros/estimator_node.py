@@ -251,7 +251,12 @@ def spin(node: EstimatorNode) -> None:
         node.start()
     # EventsExecutor.spin() ignores SIGINT; spin_once with a timeout does not.
     while rclpy.ok():
-        executor.spin_once(timeout_sec=_SPIN_S)
+        try:
+            executor.spin_once(timeout_sec=_SPIN_S)
+        except RuntimeError:
+            # A message that was being taken when the interrupt came cannot be converted any more.
+            if rclpy.ok():
+                raise
 
 
 if __name__ == "__main__":

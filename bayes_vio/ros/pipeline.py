@@ -79,7 +79,7 @@ class Pipeline:
 
     def on_imu(self, message: Imu) -> None:
         """Take an IMU sample; one whose covariance says that a value is absent is left out."""
-        self._telemetry.received["imu"] += 1
+        self._telemetry.counts["imu"] += 1
         if not self._started(imu_frame=message.header.frame_id):
             return
         covs = message.angular_velocity_covariance, message.linear_acceleration_covariance
@@ -90,7 +90,7 @@ class Pipeline:
 
     def on_image(self, message: Any) -> None:
         """Take an Image or CompressedImage."""
-        self._telemetry.received["image"] += 1
+        self._telemetry.counts["image"] += 1
         frame = message.header.frame_id
         if self._started(camera_frame=frame) and self._known_frame(
             frame, self._calibration.camera_frame
@@ -122,7 +122,7 @@ class Pipeline:
 
     def on_camera_info(self, message: Any) -> None:
         """Take the camera's calibration."""
-        self._telemetry.received["camera_info"] += 1
+        self._telemetry.counts["camera_info"] += 1
         self._complete(lambda: self._take_camera_info(message))
 
     def _take_camera_info(self, message: Any) -> None:
@@ -149,7 +149,7 @@ class Pipeline:
 
     def on_reference(self, message: Odometry) -> None:
         """Take a reference pose of base_link."""
-        self._telemetry.received["reference"] += 1
+        self._telemetry.counts["reference"] += 1
         if message.child_frame_id != self._parameters.base_frame:
             return self._refuse(
                 "reference",
@@ -218,7 +218,9 @@ class Pipeline:
             self._telemetry.refused["bad_covariance"] += 1
             self._log.error("bad_covariance", f"an estimate is not published: {error}")
             return
-        self._telemetry.add_latency((self._around.now_ns() - estimate.stamp_ns) / NS_PER_S)
+        self._telemetry.counts["odometry"] += 1
+        if estimate.state is not TrackingState.LOST:  # else it need not have an image
+            self._telemetry.add_latency((self._around.now_ns() - estimate.stamp_ns) / NS_PER_S)
         self._monitor.add_estimate(estimate)
 
     def status(self) -> tuple[bytes, str, dict[str, str]]:
@@ -239,7 +241,7 @@ class Pipeline:
         """Name the inputs that have never come, while that may be why there is no estimate."""
         if state is not TrackingState.WAITING:
             return ""
-        silent = [name for name in ("image", "imu") if not self._telemetry.received[name]]
+        silent = [name for name in ("image", "imu") if not self._telemetry.counts[name]]
         return f"no {' and no '.join(silent)} yet" if silent else ""
 
 

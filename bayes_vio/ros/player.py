@@ -211,13 +211,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         restamp=not arguments.keep_stamps,
         wait_s=arguments.wait,
     )
+    node, status = Node("bag_player"), 0
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        node = Node("bag_player")
-        played = play(node, arguments.bag, settings)
-        node.get_logger().info(f"published {played.counts}, left out {played.left_out or 'none'}")
-        node.destroy_node()
+        try:
+            played = play(node, arguments.bag, settings)
+            text = f"published {played.counts}, left out {played.left_out or 'none'}"
+            node.get_logger().info(text)
+        except PlayError as error:
+            node.get_logger().error(str(error))
+            status = 2
+    node.destroy_node()
     rclpy.try_shutdown()
-    return 0
+    return status
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -77,8 +77,9 @@ def calibrate(
 ) -> Calibration:
     """Return the best (prior precision, noise scale) on re-iterable validation batches.
 
-    Raises ValueError when the best noise scale stands at its bound of e^+-3: then the noise does
-    not carry over to validation, and no scale mends that.
+    Raises ValueError when the best noise scale stands at its upper bound of e^3: then the noise
+    does not carry over to validation, and no scale mends that. (At the lower one the covariance is
+    too wide, not false.)
     """
     best: Calibration | None = None
     search: list[tuple[float, float]] = []
@@ -92,7 +93,7 @@ def calibrate(
             best = Calibration(prior_precision, scale, nll, ())
     if best is None:
         raise ValueError("no prior precision to choose from")
-    if bool((best.noise_scale.log().abs() > 0.99 * _LARGEST_LOG_SCALE).any()):
+    if bool((best.noise_scale.log() > 0.99 * _LARGEST_LOG_SCALE).any()):
         raise ValueError(
             f"the best noise scale {[round(s, 2) for s in best.noise_scale.tolist()]} is beyond a "
             f"factor e^3: the noise does not carry over to validation; use more, or more similar, "

@@ -1,20 +1,29 @@
-"""How long the epistemic error stays the same along a drive: all frames share one set of weights.
+"""How long errors stay the same along a drive, epistemic ones and those called noise.
 
-For weights w_k drawn from the posterior, d_kt = J_t (w_k - map) is the epistemic error at frame t.
-Its autocorrelation over the lag, averaged over draws, axes and frames, falls as the scene changes;
-the correlation time is that of the exponential through it (E-C2).
+All frames share one set of weights. For weights w_k drawn from the posterior, d_kt =
+J_t (w_k - map) is the epistemic error at frame t. Its autocorrelation over the lag, averaged over
+draws, axes and frames, falls as the scene changes; the correlation time is that of the exponential
+through it (E-C2).
+
+Noise lasts in part, too: what the sensors do not show of a road or a scene stays for a while. The
+autocorrelation of residuals over their predicted sigma, on validation, is fitted by
+rho_i(lag) = share_i exp(-lag / tau) for every axis i (E-C3).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bayes_vio.data.samples import MotionInput
+from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior import Posterior
 
 
@@ -69,6 +78,39 @@ def correlation_time_s(errors: Tensor, dt_s: float) -> float:
     return min(-1.0 / slope, longest) if slope < 0 else longest
 
 
+def noise_correlation(
+    drives: Sequence[NDArray[np.float64]], dt_s: float, longest_s: float = 10.0
+) -> NoiseCorrelation:
+    """Return how much of the noise lasts, and how long, by least squares on E-C3.
+
+    drives: errors over their predicted sigma [frames, 6] of consecutive frames, a drive each;
+    dt_s: between frames. Lags up to ``longest_s`` and a quarter of the shortest drive are used.
+    """
+    most = min(round(longest_s / dt_s), min(len(drive) for drive in drives) // 4)
+    if most < 2:
+        raise ValueError("the drives are too short to measure a noise correlation, give 8 frames")
+    weight = np.array([len(drive) for drive in drives], dtype=np.float64)
+    rho = np.average([_autocorrelation(drive, most) for drive in drives], axis=0, weights=weight)
+    lag_s = dt_s * np.arange(1, most + 1)
+    times_s = np.geomspace(dt_s, lag_s[-1], 40)
+    fits = [_shares(rho, np.exp(-lag_s / tau_s)) for tau_s in times_s]
+    best = int(np.argmin([loss for _, loss in fits]))
+    return NoiseCorrelation(float(times_s[best]), tuple(float(share) for share in fits[best][0]))
+
+
+def _autocorrelation(white: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Return rho [most, axes] about zero: a lasting mean is an error like any other."""
+    n, power = len(white), np.mean(white**2, axis=0)
+    lags = range(1, most + 1)
+    return np.array([np.mean(white[lag:] * white[: n - lag], axis=0) / power for lag in lags])
+
+
+def _shares(rho: NDArray, decay: NDArray) -> tuple[NDArray, float]:
+    """Return the best shares [axes] in [0, 1] for one decay [lags], and the squares they leave."""
+    share = np.clip(decay @ rho / (decay @ decay), 0.0, 1.0)
+    return share, float(np.sum((rho - share * decay[:, None]) ** 2))
+
+
 def _linearised_error(
     model: torch.nn.Module,
     mode: dict[str, Tensor],
@@ -81,4 +123,6 @@ def _linearised_error(
     step = {
         n: sample[n].detach() - p if n in sample else torch.zeros_like(p) for n, p in mode.items()
     }
-    return jvp(mean, (mode,), (step,))[1].detach()
+    # The fused attention kernels have no forward-mode derivative; the plain one has.
+    with sdpa_kernel(SDPBackend.MATH):
+        return jvp(mean, (mode,), (step,))[1].detach()

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bayes_vio.conventions import ANGULAR
@@ -138,6 +140,20 @@ def validation_nll(
             "the validation loss is not finite; look at the validation recording's data"
         )
     return total / count
+
+
+@torch.no_grad()
+def standardised_residuals(
+    model: MotionModel, samples: MotionSamples, batch_size: int = 64
+) -> NDArray[np.float64]:
+    """Return the errors over their predicted noise sigma [n, 6], in the samples' order."""
+    device = model.twist_scale.device
+    parts = []
+    for x, target in samples.loader(batch_size):
+        mean, noise_cholesky = model(x.map(lambda t: t.to(device)))
+        std = noise_cholesky.square().sum(-1).sqrt()
+        parts.append(((target.to(device) - mean) / std).double().cpu())
+    return torch.cat(parts).numpy()
 
 
 def twist_statistics(samples: MotionSamples, batch_size: int = 256) -> tuple[Tensor, Tensor]:

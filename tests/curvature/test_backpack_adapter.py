@@ -22,6 +22,23 @@ def chain() -> Case:
     return Case(randomise(net), normal(7, 2, 5, 5), normal(7, 2, seed=5), 0.4)
 
 
+class Residual(nn.Module):
+    """A residual branch, which BackPACK sees only through its converter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.branch, self.last = nn.Linear(3, 5), nn.Linear(5, 5), nn.Linear(5, 2)
+        self.tanh = nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.tanh(self.first(x))
+        return self.last(h + self.tanh(self.branch(h)))
+
+
+def residual() -> Case:
+    return Case(randomise(Residual()), normal(7, 3), normal(7, 2, seed=5), 0.4)
+
+
 def plain_classifier() -> Case:
     return classifier()
 
@@ -31,13 +48,15 @@ def likelihood_of(case: Case):
     return make_likelihood(case.likelihood, case.noise_cov, outputs, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("make", [chain, linear_chain, plain_classifier])
+@pytest.mark.parametrize("make", [chain, linear_chain, plain_classifier, residual])
 def test_the_diagonal_agrees(make):
     case = make()
     posterior = fit_posterior(
         case.model, case.loader(), case.likelihood, "diagonal", noise_cov=case.noise_cov
     )
-    theirs = backpack_diagonal(case.model, case.loader(3), likelihood_of(case))
+    theirs = backpack_diagonal(
+        case.model, case.loader(3), likelihood_of(case), use_converter=make is residual
+    )
     for name, layer in posterior.layers.items():
         ours = layer.split(posterior.curvature.blocks[name].diagonal)
         for parameter, diagonal in ours.items():
@@ -80,6 +99,12 @@ def test_a_layer_that_backpack_does_not_know_is_named():
     net = nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(2, 4), nn.Linear(4, 2))
     case = Case(randomise(net), normal(5, 3), normal(5, 2, seed=5), 1.0)
     with pytest.raises(ValueError, match="GroupNorm"):
+        backpack_diagonal(case.model, case.loader(), likelihood_of(case))
+
+
+def test_a_residual_network_without_the_converter_is_refused():
+    case = residual()
+    with pytest.raises(ValueError, match="use_converter"):
         backpack_diagonal(case.model, case.loader(), likelihood_of(case))
 
 

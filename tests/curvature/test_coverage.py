@@ -8,7 +8,7 @@ from bayes_vio.curvature.coverage import cover
 from bayes_vio.curvature.layers import as_layer
 from bayes_vio.curvature.recorder import frozen_copy
 from bayes_vio.posterior import fit_posterior
-from tests.cases import CASES, attention, norms, normal, randomise, two_heads
+from tests.cases import CASES, attention, normal, norms, randomise, two_heads
 
 
 def reasons(model: nn.Module, x: Tensor, layers=None) -> dict[str, str]:

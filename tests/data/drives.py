@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 
 from bayes_vio.conventions import GRAVITY_M_S2, NS_PER_S, R_BASE_OPTICAL
 from bayes_vio.data.bag_writer import BagWriter
@@ -84,8 +85,8 @@ class Drive:
         yaw = self.yaw(s)
         T = np.eye(4)
         T[:3, :3] = rotation_z(float(self.yaw(np.array(t))))
-        T[0, 3] = self.speed_m_s * np.trapezoid(np.cos(yaw), s)
-        T[1, 3] = self.speed_m_s * np.trapezoid(np.sin(yaw), s)
+        T[0, 3] = self.speed_m_s * trapezoid(np.cos(yaw), s)
+        T[1, 3] = self.speed_m_s * trapezoid(np.sin(yaw), s)
         return T
 
     def samples(self, t: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from bayes_vio.filters.accumulate import Odometry
 from bayes_vio.filters.covariance import CovarianceError, symmetric_sqrt
 from bayes_vio.geometry import se3
+from bayes_vio.models.noise import NoiseCorrelation
 
 START_COV = np.diag([1e-6] * 3 + [1e-8] * 3)
 DT_S = 0.1
@@ -194,3 +195,37 @@ def test_correlation_time_must_make_sense():
     for tau_s in (-1.0, math.nan):
         with pytest.raises(ValueError, match="correlation time"):
             Odometry(tau_s, START_COV)
+
+
+def test_noise_that_lasts_equals_an_epistemic_error_of_that_size_and_time() -> None:
+    steps = increments(20)
+    share = (0.3, 0.0, 1.0, 0.2, 0.9, 0.5)
+    ours = Odometry(0.0, START_COV, noise_correlation=NoiseCorrelation(0.7, share))
+    theirs = Odometry(0.7, START_COV)
+    lasting, white = np.sqrt(share), np.sqrt(1 - np.array(share))
+    for T, noise_cov, _ in steps:
+        ours.add(T, noise_cov, np.zeros((6, 6)), DT_S)
+        parts = (noise_cov * np.outer(w, w) for w in (white, lasting))
+        theirs.add(T, *parts, DT_S)
+    np.testing.assert_allclose(ours.cov, theirs.cov, rtol=1e-10, atol=1e-15)
+    plain = Odometry(0.0, START_COV)
+    for T, noise_cov, _ in steps:
+        plain.add(T, noise_cov, np.zeros((6, 6)), DT_S)
+    assert ours.cov[0, 0] > 1.2 * plain.cov[0, 0]
+
+
+def test_one_step_does_not_depend_on_what_lasts() -> None:
+    T, noise_cov, epistemic_cov = increments(1)[0]
+    ours = Odometry(2.0, START_COV, noise_correlation=NoiseCorrelation(1.0, (0.5,) * 6))
+    ours.add(T, noise_cov, epistemic_cov, DT_S)
+    np.testing.assert_allclose(
+        ours.cov, accumulated([(T, noise_cov, epistemic_cov)], 2.0).cov, rtol=1e-10, atol=1e-15
+    )
+
+
+@pytest.mark.parametrize(
+    ("time_s", "share"), [(-1.0, (0.1,) * 6), (1.0, (0.1,) * 5), (1.0, (1.2,) * 6)]
+)
+def test_an_impossible_noise_correlation_is_refused(time_s, share) -> None:
+    with pytest.raises(ValueError, match="share"):
+        NoiseCorrelation(time_s, share)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayes_vio.posterior.information import InformationPrecision
 from bayes_vio.posterior.sparsify import choose_grid, kronecker_diagonal, sparsify
+from tests.cases import terms_of
 
 
 def precision(seed: int, d_out: int, d_in: int, r_g: int, r_a: int) -> InformationPrecision:
@@ -44,12 +45,12 @@ def test_every_operation_is_that_of_the_dense_matrix(seed, shape):
     g = torch.Generator().manual_seed(seed + 1)
     J = torch.randn(2, 3, d_out, d_in, generator=g, dtype=torch.float64)
     truth = J.flatten(2) @ inverse @ J.flatten(2).mT
-    torch.testing.assert_close(P.covariance(J), truth, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(P.covariance(terms_of(J)), truth, rtol=1e-7, atol=1e-9)
     left = torch.randn(2, 3, d_out, generator=g, dtype=torch.float64)
     right = torch.randn(2, d_in, generator=g, dtype=torch.float64)
     outer = left[..., None] * right[:, None, None, :]
     torch.testing.assert_close(
-        P.rank_one_covariance(left, right), P.covariance(outer), rtol=1e-7, atol=1e-9
+        P.rank_one_covariance(left, right), P.covariance(terms_of(outer)), rtol=1e-7, atol=1e-9
     )
     basis = torch.eye(d_out * d_in, dtype=torch.float64).reshape(-1, d_out, d_in)
     root = torch.stack([P.sample(e).flatten() for e in basis], 1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from bayes_vio.curvature.inputs import map_tensors
 from bayes_vio.posterior import (
     ClassPrediction,
     GaussianPrediction,
@@ -15,7 +16,10 @@ from bayes_vio.posterior import (
     Posterior,
     fit_posterior,
     laplace,
+    linearisation,
 )
+from bayes_vio.posterior.hyperparameters import maximize_marginal_likelihood
+from bayes_vio.posterior.linearisation import linearise
 from bayes_vio.posterior.predictive import class_prediction
 from tests.cases import CASES, Case, attention, classifier, mlp, normal, norms, spd, two_heads
 
@@ -92,15 +96,24 @@ def test_large_batches_are_predicted_in_parts(monkeypatch, structure):
         torch.testing.assert_close(part, parts_of[name])
 
 
+@pytest.mark.parametrize("structure", ["inf", "kfac", "diagonal"])
+def test_jacobians_are_worked_through_in_blocks(monkeypatch, structure):
+    case = attention()
+    posterior = fit(case, structure)
+    whole = posterior.functional_covariance(case.x)
+    monkeypatch.setattr(linearisation, "_BLOCK_NUMBERS", {"cpu": 300})
+    ((at, _),) = posterior.linearisations(case.x)
+    assert len(list(at.layers["qkv"].jacobian_blocks())) > 2
+    torch.testing.assert_close(posterior.functional_covariance(case.x), whole)
+
+
 def test_vectorised_and_sequential_backward_passes_agree():
     case = attention()
     posterior = fit(case)
-    assert posterior.batched
-    sequential = fit(case)
-    object.__setattr__(sequential, "batched", False)
-    torch.testing.assert_close(
-        sequential.functional_covariance(case.x), posterior.functional_covariance(case.x)
-    )
+    assert posterior.can_batch
+    at = [linearise(posterior.recorder, case.x, batched) for batched in (True, False)]
+    found, truth = (posterior.prediction(a).epistemic_cov for a in at)
+    torch.testing.assert_close(found, truth)
 
 
 def test_class_predictions_agree_with_quadrature_for_two_classes():
@@ -259,3 +272,25 @@ def test_what_cannot_be_fitted_is_refused_in_one_sentence():
     big = Case(nn.Linear(200, 101).double(), normal(3, 200), normal(3, 101), 1.0)
     with pytest.raises(ValueError, match="another structure"):
         fit(big, "full")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_gpu_gives_the_same_posterior(name):
+    case = CASES[name]()
+    on_cpu = fit(case)
+    on_gpu = fit(case, device="cuda")
+    expected = on_cpu.functional_covariance(case.x)
+    x = map_tensors(case.x, lambda t: t.cuda())
+    for posterior in (on_gpu, on_cpu.to("cuda")):
+        prediction = posterior.predict(x)
+        found = posterior.functional_covariance(x)
+        assert found.is_cuda
+        assert all(t.is_cuda for t in vars(prediction).values())
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-6, atol=1e-9)
+    assert maximize_marginal_likelihood(on_gpu).log_marginal_likelihood() == pytest.approx(
+        maximize_marginal_likelihood(on_cpu).log_marginal_likelihood(), rel=1e-6
+    )
+    draw = next(on_gpu.sample(1, torch.Generator().manual_seed(0)))
+    assert all(t.is_cuda for t in draw.values())

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import cv2
@@ -21,7 +21,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
@@ -139,28 +139,29 @@ class Client:
         self.recorder = Recorder(self.node)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
+        self._clients: dict[str, Any] = {}
+        self._closing = Event()
         self._thread = Thread(target=self._spin)
         self._thread.start()
         self._frames = 0
 
     def _spin(self) -> None:
-        try:
-            while self.context.ok():
-                self._executor.spin_once(timeout_sec=0.1)
-        except ExternalShutdownException:
-            return
+        while not self._closing.is_set():
+            self._executor.spin_once(timeout_sec=0.1)
 
     def close(self) -> None:
-        rclpy.shutdown(context=self.context)
+        self._closing.set()
         self._thread.join()
         self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
 
     def call(self, kind: Any, name: str, request: Any, timeout_s: float = 20.0) -> Any:
-        client = self.node.create_client(kind, f"{self.target}/{name}")
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, f"{self.target}/{name}")
+        client = self._clients[name]
         assert client.wait_for_service(timeout_sec=timeout_s), f"no service {name}"
         future = client.call_async(request)
         wait_until(future.done, timeout_s)
-        self.node.destroy_client(client)
         return future.result()
 
     def change_state(self, transition: str) -> bool:

@@ -110,14 +110,12 @@ def test_frames_are_those_of_the_convention(driven):
 
     frames = {}
     create, node = driven.node.create_subscription, driven.node
-    subscriptions = [
+    for kind, topic in (
+        (Odometry, "odometry"),
+        (Odometry, "relative_pose"),
+        (TwistWithCovarianceStamped, "twist"),
+    ):
         create(kind, topic, lambda m, t=topic: frames.__setitem__(t, m), 10)
-        for kind, topic in (
-            (Odometry, "odometry"),
-            (Odometry, "relative_pose"),
-            (TwistWithCovarianceStamped, "twist"),
-        )
-    ]
     wait_until(lambda: node.count_subscribers("odometry") >= 2, 5.0)
     driven.drive(1.0)
     wait_until(lambda: len(frames) == 3, 5.0)
@@ -126,8 +124,6 @@ def test_frames_are_those_of_the_convention(driven):
     assert frames["twist"].header.frame_id == "base_link"
     assert frames["relative_pose"].header.frame_id == "base_link"
     assert frames["relative_pose"].child_frame_id.startswith("base_link@")
-    for subscription in subscriptions:
-        node.destroy_subscription(subscription)
 
 
 def test_reset_pause_and_set_pose(driven):

@@ -116,7 +116,7 @@ def test_a_reference_that_starts_again_is_taken_anew():
 
 def test_diagnostics_say_level_rates_latency_and_causes():
     telemetry = Telemetry()
-    telemetry.received["imu"] += 400
+    telemetry.counts["imu"] += 400
     for latency_s in np.linspace(0.01, 0.02, 101):
         telemetry.add_latency(latency_s)
     telemetry.refused["image_undecodable"] += 3

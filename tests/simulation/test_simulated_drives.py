@@ -1,16 +1,26 @@
 """Drives: continuous, drivable, and the derivatives of one another."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from bayes_vio.conventions import ANGULAR_RATE, GRAVITY_M_S2, SPECIFIC_FORCE
+from bayes_vio.conventions import (
+    ANGULAR_RATE,
+    GRAVITY_M_S2,
+    R_BASE_OPTICAL,
+    SPECIFIC_FORCE,
+)
 from bayes_vio.geometry import so3
 from bayes_vio.simulation.drives import DriveSettings, RecordedDrive, random_drive, recorded_drive
 from bayes_vio.simulation.imu import PERFECT_IMU, ImuSettings, simulate_imu
 from bayes_vio.simulation.trajectory import smooth
 
+DATA = Path(os.environ.get("BAYES_VIO_DATA", Path(__file__).parents[2] / "../shared/data"))
+KITTI = DATA / "kitti" / "imu_poses.npz"
 SETTINGS = DriveSettings(duration_s=60.0)
 
 
@@ -190,6 +200,30 @@ def test_impossible_requests_are_refused(drive):
         ImuSettings(rate_hz=0)
     with pytest.raises(ValueError, match="not a pose"):
         ImuSettings(T_base_imu=2 * np.eye(4))
+
+
+@pytest.mark.skipif(not KITTI.exists(), reason=f"real data are absent: {KITTI}")
+def test_imu_simulated_along_real_poses_is_the_real_one_some_60_ms_before():
+    """KITTI's IMU lags its poses by 60 to 73 ms; what it measures then follows from the poses."""
+    with np.load(KITTI) as data:
+        poses, real = data["pose_00"][:1000], data["imu_00"][:9991]
+    T_world_camera = np.tile(np.eye(4), (1000, 1, 1))
+    T_world_camera[:, :3] = poses
+    T_base_camera, T_up = np.eye(4), np.eye(4)
+    T_base_camera[:3, :3] = T_up[:3, :3] = R_BASE_OPTICAL
+    T_base_camera[:3, 3] = 1.08, -0.32, 0.72
+    T_world_base = T_up @ T_world_camera @ np.linalg.inv(T_base_camera)
+    drive = recorded_drive(RecordedDrive(np.arange(1000) * 103_600_000, T_world_base))
+    time_s = np.arange(100, 9800) * 0.01036
+    offsets = np.arange(-0.1, 0.2, 0.005)
+    yaw = [drive.angular_rate(time_s - offset)[:, 2] for offset in offsets]
+    apart = [np.std(real[100:9800, 5] - rate) for rate in yaw]
+    assert 0.05 < offsets[int(np.argmin(apart))] < 0.08
+    assert min(apart) < 0.1 * np.std(real[:, 5])
+    force = drive.specific_force(time_s - 0.065)
+    for axis in (0, 1):
+        assert np.corrcoef(force[:, axis], real[100:9800, axis])[0, 1] > 0.85
+    assert abs(force[:, 2].mean() - real[100:9800, 2].mean()) < 0.1
 
 
 def test_poses_that_are_no_drive_are_refused():

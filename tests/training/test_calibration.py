@@ -4,12 +4,18 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
 from bayes_vio.posterior import GaussianPrediction, Posterior
 from bayes_vio.training.calibration import calibrate, fit_noise_scale, gaussian_cov_nll, score
-from bayes_vio.training.correlation import correlation_time_s
+from bayes_vio.training.correlation import (
+    correlation_time_s,
+    epistemic_correlation_s,
+    noise_correlation,
+)
+from tests.motion_cases import random_motion, tiny_artifact
 
 
 def test_noise_scale_is_recovered_beside_a_known_epistemic_covariance() -> None:
@@ -86,3 +92,33 @@ def test_correlation_time_of_constant_and_of_white_errors() -> None:
         64, 500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
     )
     assert correlation_time_s(white, 0.1) < 0.1
+
+
+def test_correlation_time_of_a_model_that_sees_the_same_frame_again_and_again() -> None:
+    artifact = tiny_artifact()
+    x, _ = random_motion(1)
+    still = [x.map(lambda t: t.expand(10, *t.shape[1:])) for _ in range(3)]
+    tau_s = epistemic_correlation_s(artifact.posterior, artifact.model, still, dt_s=0.1, draws=4)
+    assert tau_s == pytest.approx(10 * 30 * 0.1)
+
+
+def test_lasting_share_and_time_of_simulated_noise() -> None:
+    rng = np.random.default_rng(0)
+    share, tau_s, dt_s = np.array([0.6, 0.0, 0.3, 0.0, 0.8, 0.1]), 2.0, 0.1
+    rho = math.exp(-dt_s / tau_s)
+    drives = []
+    for _ in range(4):
+        z = rng.normal(size=6)
+        rows = []
+        for _ in range(3000):
+            z = rho * z + math.sqrt(1 - rho**2) * rng.normal(size=6)
+            rows.append(np.sqrt(share) * z + np.sqrt(1 - share) * rng.normal(size=6))
+        drives.append(np.array(rows))
+    found = noise_correlation(drives, dt_s)
+    np.testing.assert_allclose(found.share, share, atol=0.08)
+    assert found.time_s == pytest.approx(tau_s, rel=0.25)
+
+
+def test_drives_too_short_for_a_correlation_are_refused() -> None:
+    with pytest.raises(ValueError, match="too short"):
+        noise_correlation([np.zeros((5, 6))], 0.1)
