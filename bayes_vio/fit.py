@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bayes_vio.artifact import MotionArtifact, read_description
-from bayes_vio.data.bags import Topics, open_streams
-from bayes_vio.data.dataset import MotionDataset, PreparedRecording, prepare
+from bayes_vio.data.bags import Topics
+from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.data.image_quality import usable_bounds
-from bayes_vio.data.samples import Extrinsics, MotionInput, TimeOffset
-from bayes_vio.models.noise import NoiseCorrelation
+from bayes_vio.data.samples import Extrinsics
 from bayes_vio.posterior import Posterior, fit_posterior
 from bayes_vio.training.calibration import Calibration, calibrate, score
-from bayes_vio.training.checkpoint import Progress
-from bayes_vio.training.correlation import epistemic_correlation_s, noise_correlation
-from bayes_vio.training.map_fit import (
-    MapEstimate,
-    MapFitSettings,
-    fit_map,
-    standardised_residuals,
+from bayes_vio.training.correlation import correlations
+from bayes_vio.training.map_fit import MapEstimate, MapFitSettings, fit_map
+from bayes_vio.training.recordings import (
+    EvenSubset,
+    FitObserver,
+    Recordings,
+    description,
+    fingerprint,
+    read_recordings,
 )
 
 STRIDES = (1, 2, 3, 4, 5)
@@ -55,30 +52,6 @@ class FitSettings:
     device: str = "auto"
 
 
-class FitObserver:
-    """What a fit tells while it runs; override what you want to show."""
-
-    def stage(self, text: str) -> None:
-        """Tell that a stage begins."""
-
-    def frames(self, recording: str, done: int, total: int) -> None:
-        """Tell how many frames of a recording are decoded."""
-
-    def epoch(self, progress: Progress, epochs: int) -> None:
-        """Tell the losses after an epoch."""
-
-    def note(self, text: str) -> None:
-        """Tell a finding: an offset, a count of what was dropped, a chosen value."""
-
-
-@dataclass(frozen=True)
-class Recordings:
-    """Prepared recordings by their use."""
-
-    train: list[PreparedRecording]
-    validation: list[PreparedRecording]
-
-
 def fit(
     train: list[Path],
     validation: list[Path],
@@ -97,8 +70,11 @@ def fit(
     settings, observer = settings or FitSettings(), observer or FitObserver()
     work_dir = work_dir or out.parent / f"{out.name}.work"
     device = choose_device(settings.device)
-    _check_split(train, validation)
-    recordings = _prepare_all(train, validation, work_dir, topics, extrinsics, settings, observer)
+    observer.stage("Reading recordings")
+    recordings = read_recordings(
+        train, validation, work_dir / "frames", topics, extrinsics,
+        settings.time_offset_s, settings.seed, observer,
+    )  # fmt: skip
     estimate = _fit_map(recordings, work_dir, settings, device, observer)
     posterior, calibration = _fit_posterior(estimate, recordings, settings, device, observer)
     artifact = _assemble(estimate, posterior, calibration, recordings, settings, observer)
@@ -123,63 +99,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _check_split(train: list[Path], validation: list[Path]) -> None:
-    shared = {p.resolve() for p in train} & {p.resolve() for p in validation}
-    if shared:
-        names = ", ".join(sorted(str(p) for p in shared))
-        raise ValueError(f"{names}: in training and in validation; a recording has one use")
-    if not train or not validation:
-        raise ValueError("a fit needs at least one training and one validation recording")
-
-
-def _prepare_all(
-    train: list[Path],
-    validation: list[Path],
-    work_dir: Path,
-    topics: Topics | None,
-    extrinsics: Extrinsics | None,
-    settings: FitSettings,
-    observer: FitObserver,
-) -> Recordings:
-    observer.stage("Reading recordings")
-    prepared = []
-    for path in [*train, *validation]:
-        streams = open_streams(path, topics or Topics(), extrinsics)
-        recording = prepare(
-            streams,
-            cache_dir=work_dir / "frames",
-            seed=settings.seed,
-            progress=lambda done, total, name=streams.name: observer.frames(name, done, total),
-        )
-        prepared.append(recording)
-    offset_s = settings.time_offset_s
-    if offset_s is None:
-        offset_s = _common_offset([r.time_offset for r in prepared[: len(train)]], observer)
-    prepared = [r.with_time_offset(offset_s) for r in prepared]
-    for recording in prepared:
-        observer.note(recording.summary())
-    return Recordings(prepared[: len(train)], prepared[len(train) :])
-
-
-def _common_offset(offsets: list[TimeOffset | None], observer: FitObserver) -> float:
-    """Return the mean of the recordings' offsets (s), weighted by their information."""
-    known = [o for o in offsets if o is not None]
-    if not known:
-        raise ValueError(
-            "no training recording tells the camera-IMU time offset (too little turning, or no "
-            "IMU): give time_offset_s, 0 if the clocks agree"
-        )
-    weights = np.array([o.std_s**-2 for o in known])
-    values = np.array([o.offset_s for o in known])
-    mean = float(weights @ values / weights.sum())
-    observer.note(
-        f"camera-IMU time offset {1e3 * mean:+.1f} ms (IMU stamps "
-        f"{'lag' if mean > 0 else 'lead'} the camera's), from {len(known)} recordings, "
-        f"which range from {1e3 * values.min():+.1f} to {1e3 * values.max():+.1f} ms"
-    )
-    return mean
-
-
 def _fit_map(
     recordings: Recordings,
     work_dir: Path,
@@ -189,6 +108,7 @@ def _fit_map(
 ) -> MapEstimate:
     train = MotionDataset(recordings.train, STRIDES)
     validation = MotionDataset(recordings.validation, (1,))
+    start = settings.start_from
     observer.stage(
         f"Fitting weights on {len(train)} samples, validating on {len(validation)}, on {device}"
     )
@@ -197,10 +117,10 @@ def _fit_map(
         validation,
         settings.map,
         checkpoint=work_dir / "checkpoint.safetensors",
-        data_fingerprint=_fingerprint(recordings, settings.start_from),
+        data_fingerprint=fingerprint(recordings, start and read_description(start)["sha256"]),
         device=device,
         on_epoch=lambda progress: observer.epoch(progress, settings.map.epochs),
-        start=MotionArtifact.load(settings.start_from).model if settings.start_from else None,
+        start=MotionArtifact.load(start).model if start else None,
     )
     if estimate.resumed_from_epoch:
         observer.note(f"continued after epoch {estimate.resumed_from_epoch}")
@@ -267,14 +187,16 @@ def _assemble(
     frames = [(r.brightness, r.sharpness) for r in recordings.train]
     brightness, sharpness = (np.concatenate(column) for column in zip(*frames, strict=True))
     intervals_s = MotionDataset(recordings.train, STRIDES).dt_s
+    drives = [MotionDataset([r], (1,)) for r in recordings.validation]
+    epistemic_s, noise = correlations(posterior, estimate.model, drives)
     return MotionArtifact(
         model=estimate.model,
         posterior=posterior,
         camera=first.camera,
         extrinsics=first.extrinsics,
         time_offset_s=first.time_offset_s,
-        epistemic_correlation_s=_correlation_s(estimate, posterior, recordings),
-        noise_correlation=_noise_correlation(estimate, recordings),
+        epistemic_correlation_s=epistemic_s,
+        noise_correlation=noise,
         image_statistics=usable_bounds(brightness, sharpness),
         dt_range_s=(float(intervals_s.min()), float(intervals_s.max())),
         metadata={
@@ -285,85 +207,23 @@ def _assemble(
                 **asdict(result),
                 "noise_scale": calibration.noise_scale.tolist(),
             },
-            "variance_share": _variance_share(posterior, every),
+            "variance_share": _variance_share(posterior, EvenSubset(every, 64)),
             "curves": asdict(estimate.progress),
             "recordings": {
-                "train": [_description(r) for r in recordings.train],
-                "validation": [_description(r) for r in recordings.validation],
+                "train": [description(r) for r in recordings.train],
+                "validation": [description(r) for r in recordings.validation],
             },
             "settings": json.loads(json.dumps(asdict(settings), default=str)),
         },
     )
 
 
-def _correlation_s(
-    estimate: MapEstimate, posterior: Posterior, recordings: Recordings, frames: int = 300
-) -> float:
-    """Return the epistemic correlation time on the longest validation drive's first frames."""
-    longest = max(recordings.validation, key=lambda r: len(MotionDataset([r], (1,))))
-    drive = MotionDataset([longest], (1,))
-    rows = np.arange(min(len(drive), frames))
-    device = next(estimate.model.parameters()).device
-    batches = [
-        drive.batch(part)[0].map(lambda t: t.to(device)) for part in np.array_split(rows, 10)
-    ]
-    dt_s = float(np.median(drive.dt_s))
-    return epistemic_correlation_s(posterior, estimate.model, batches, dt_s)
-
-
-def _noise_correlation(estimate: MapEstimate, recordings: Recordings) -> NoiseCorrelation:
-    """Return how much of the noise lasts, over the validation drives."""
-    drives = [MotionDataset([r], (1,)) for r in recordings.validation]
-    dt_s = float(np.median(np.concatenate([drive.dt_s for drive in drives])))
-    return noise_correlation([standardised_residuals(estimate.model, d) for d in drives], dt_s)
-
-
-def _variance_share(posterior: Posterior, dataset: MotionDataset) -> dict[str, list[float]]:
-    """Return each layer's mean share of the epistemic variance, per axis."""
-    x, _ = dataset.batch(even_rows(len(dataset), 64))
-    contributions = posterior.layer_contributions(x)
-    total = torch.stack(list(contributions.values())).sum(0)
-    return {name: (c / total).mean(0).tolist() for name, c in contributions.items()}
-
-
-def _description(recording: PreparedRecording) -> dict[str, Any]:
-    return {
-        "name": recording.name,
-        "sha256": recording.sha256,
-        "frames": len(recording.frame_stamp_ns),
-        "dropped": dict(recording.dropped),
-        "time_offset": asdict(recording.time_offset) if recording.time_offset else None,
-    }
-
-
-def _fingerprint(recordings: Recordings, start_from: Path | None) -> str:
-    """Return what the training result depends on besides its settings."""
-    parts: list[Any] = [
-        [(r.name, r.sha256, r.time_offset_s) for r in part]
-        for part in (recordings.train, recordings.validation)
-    ]
-    if start_from is not None:
-        parts.append(read_description(start_from)["sha256"])
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def even_rows(total: int, count: int) -> np.ndarray:
-    """Return at most ``count`` rows of ``total``, evenly spread and increasing."""
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
-
-
-@dataclass(frozen=True)
-class EvenSubset:
-    """A re-iterable of batches over rows spread evenly over a dataset, in order."""
-
-    dataset: MotionDataset
-    count: int
-    batch_size: int = 32
-
-    def __len__(self) -> int:
-        return min(self.count, len(self.dataset))
-
-    def __iter__(self) -> Iterator[tuple[MotionInput, Tensor]]:
-        rows = even_rows(len(self.dataset), self.count)
-        for start in range(0, len(rows), self.batch_size):
-            yield self.dataset.batch(rows[start : start + self.batch_size])
+def _variance_share(posterior: Posterior, subset: EvenSubset) -> dict[str, list[float]]:
+    """Return each layer's share of the epistemic variance, per axis, averaged over samples."""
+    shares: dict[str, list[torch.Tensor]] = {}
+    for x, _ in subset:
+        parts = posterior.layer_contributions(x.map(lambda t: t.to(posterior.device)))
+        total = torch.stack(list(parts.values())).sum(0)
+        for name, part in parts.items():
+            shares.setdefault(name, []).append(part / total)
+    return {name: torch.cat(rows).mean(0).tolist() for name, rows in shares.items()}

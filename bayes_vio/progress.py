@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
 
-from bayes_vio.fit import FitObserver
 from bayes_vio.training.checkpoint import Progress as FitProgress
+from bayes_vio.training.recordings import FitObserver
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -56,7 +56,8 @@ class Coverage:
 def cover(model: nn.Module, x: Any, layers: str | Sequence[str] | None = None) -> Coverage:
     """Decide what is covered, by running a frozen model on one batch and on its first datum.
 
-    ``layers``: None for all that can be, "last", or names and fnmatch patterns.
+    ``layers``: None for all that can be, "last" for the last linear layer or convolution, or names
+    and fnmatch patterns.
     Raises ValueError where a pattern matches nothing that can be covered, or nothing is covered.
     """
     able, reasons = _candidates(model)
@@ -185,7 +186,7 @@ def _select(
     if layers is None:
         return order
     if layers == "last":
-        return [c for c in order if c.is_kronecker][-1:]
+        return [max(order, key=lambda c: (c.is_kronecker, order.index(c)))]
     patterns = [layers] if isinstance(layers, str) else list(layers)
     for pattern in patterns:
         if not any(fnmatchcase(c.name, pattern) for c in order):

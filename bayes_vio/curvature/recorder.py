@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from bayes_vio.curvature.inputs import map_tensors
 from bayes_vio.curvature.layers import Layer
@@ -62,8 +63,8 @@ class Recorder:
         self.layers = {layer.name: layer for layer in layers}
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
-        for layer in layers:
-            layer.module.register_forward_hook(self._hook(layer.name), with_kwargs=True)
+        self._handles: list[RemovableHandle] = []
+        self._add_hooks()
 
     def forward(self, x: Any) -> Recording:
         """Run the model; every layer's output becomes a node that gradients can be taken at.
@@ -79,10 +80,20 @@ class Recorder:
             )
         return Recording(mean, noise_cholesky, self._inputs, self._outputs)
 
-    def on(self, model: nn.Module) -> Recorder:
-        """Return the same recorder for another frozen copy of the model."""
+    def to(self, device: torch.device | str) -> Recorder:
+        """Return the same recorder with its own copy of the model, on another device."""
+        for handle in self._handles:
+            handle.remove()
+        model = frozen_copy(self.model, device)
+        self._add_hooks()
         layers = [replace(c, module=model.get_submodule(n)) for n, c in self.layers.items()]
         return Recorder(model, layers, self.copied)
+
+    def _add_hooks(self) -> None:
+        self._handles = [
+            layer.module.register_forward_hook(self._hook(name), with_kwargs=True)
+            for name, layer in self.layers.items()
+        ]
 
     def _hook(self, name: str):
         copied = name in self.copied
@@ -113,13 +124,9 @@ def split_output(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor
 
 
 def frozen_copy(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
-    """Return a deep copy in eval mode, its parameters constants, its hooks gone."""
+    """Return a deep copy in eval mode, its parameters constants."""
     with torch.inference_mode(False):
-        model = copy.deepcopy(model)
-    for module in model.modules():
-        module._forward_hooks.clear()
-        module._forward_hooks_with_kwargs.clear()
-    return model.to(device).eval().requires_grad_(False)
+        return copy.deepcopy(model).to(device).eval().requires_grad_(False)
 
 
 @contextmanager

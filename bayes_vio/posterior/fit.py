@@ -90,6 +90,7 @@ def fit_posterior(
     coverage = cover(frozen, _first_data(loader, place), layers)
     chosen = make_likelihood(likelihood, noise_cov, coverage.n_outputs, place)
     recorder = Recorder(frozen, coverage.layers, coverage.copied)
+    prior = per_layer(prior_precision, recorder.layers)
     data = Pass(recorder, loader, chosen, _fisher(fisher, coverage.n_outputs), seed, place)
     curvature, covered, tally = _fit(data, kind, rank)
     report = PosteriorReport(
@@ -105,7 +106,7 @@ def fit_posterior(
         recorder=recorder,
         curvature=_checked(curvature, coverage),
         likelihood=chosen,
-        prior_precision=per_layer(prior_precision, recorder.layers),
+        prior_precision=prior,
         log_likelihood=tally.log_likelihood * report.n_data / tally.n_data,
         can_batch=coverage.can_batch,
         report=report,

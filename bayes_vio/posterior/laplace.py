@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bayes_vio.curvature.inputs import batch_size, map_tensors
 from bayes_vio.curvature.layers import Layer
-from bayes_vio.curvature.recorder import Recorder, frozen_copy
+from bayes_vio.curvature.recorder import Recorder
 from bayes_vio.models.likelihood import Gaussian, Likelihood
 from bayes_vio.posterior.blockwise import BlockwiseCurvature, BlockwisePrecision
 from bayes_vio.posterior.full import FullCurvature, FullPrecision
@@ -191,10 +191,9 @@ class Posterior:
 
     def to(self, device: torch.device | str) -> Posterior:
         """Return the posterior on another device, with its own copy of the model."""
-        model = frozen_copy(self.model, device)
         return replace(
             self,
-            recorder=self.recorder.on(model),
+            recorder=self.recorder.to(device),
             curvature=self.curvature.map(lambda t: t.to(device)),
             likelihood=self.likelihood.to(device),
         )

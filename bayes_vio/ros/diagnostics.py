@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.filters.consistency import NeesWindow
 from bayes_vio.ros.messages import time_of
-from bayes_vio.tracking import TrackingState
 
 _LATENCY_WINDOW = 300
 _LEVEL = {

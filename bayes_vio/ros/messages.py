@@ -31,10 +31,10 @@ from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 
 from bayes_vio.conventions import NS_PER_S
+from bayes_vio.estimator.tracking import MotionEstimate
 from bayes_vio.filters.covariance import CovarianceError, check_spd
 from bayes_vio.filters.published import fixed_axes_cov, right_perturbation_cov
 from bayes_vio.geometry import so3
-from bayes_vio.tracking import MotionEstimate
 
 Array = NDArray[np.float64]
 _QUATERNION_TOLERANCE = 1e-2

@@ -8,11 +8,11 @@ from geometry_msgs.msg import TwistWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode
 
+from bayes_vio.estimator.tracking import MotionEstimate
 from bayes_vio.filters.published import advanced_twist_cov, mean_twist
 from bayes_vio.ros import messages
 from bayes_vio.ros.messages import FrameNames
 from bayes_vio.ros.parameters import NodeParameters, TwistStamp
-from bayes_vio.tracking import MotionEstimate
 
 _DEPTH = 50
 

@@ -15,6 +15,7 @@ from bayes_vio.artifact import MotionArtifact
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.data.messages import imu_row, stamp_ns_of
 from bayes_vio.estimator import Estimator
+from bayes_vio.estimator.tracking import MotionEstimate, TrackingState
 from bayes_vio.filters.covariance import CovarianceError
 from bayes_vio.ros.calibration import Calibration
 from bayes_vio.ros.diagnostics import counted, level_of, nees_values
@@ -24,7 +25,6 @@ from bayes_vio.ros.outputs import Outputs
 from bayes_vio.ros.parameters import CalibrationSource, NodeParameters
 from bayes_vio.ros.reference import ReferenceMonitor
 from bayes_vio.ros.worker import EstimationWorker, Surroundings
-from bayes_vio.tracking import MotionEstimate, TrackingState
 
 Array = NDArray[np.float64]
 # First element of a covariance in sensor_msgs/Imu where the sensor does not give the value.

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from bayes_vio.conventions import NS_PER_S
+from bayes_vio.estimator.tracking import MotionEstimate
 from bayes_vio.filters.consistency import NeesWindow
 from bayes_vio.geometry import se3
-from bayes_vio.tracking import MotionEstimate
 
 Array = NDArray[np.float64]
 _KEPT_POSES = 3000

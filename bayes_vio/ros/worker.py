@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from bayes_vio.data.messages import ImageError, gray_of_image, gray_of_jpeg, stamp_ns_of
 from bayes_vio.estimator import Estimator
+from bayes_vio.estimator.tracking import MotionEstimate
 from bayes_vio.ros.diagnostics import Telemetry
 from bayes_vio.ros.inbox import NEVER_NS, Delivery, Inbox
 from bayes_vio.ros.throttle import ThrottledLog
-from bayes_vio.tracking import MotionEstimate
 
 # How often the estimator is asked without a new image, so that a silent camera is noticed.
 _IDLE_S = 0.05

@@ -145,7 +145,7 @@ def _residuals(
 ) -> tuple[Tensor, Tensor, Tensor]:
     parts = []
     for x, target in batches:
-        p = posterior.predict(x)
+        p = posterior.predict(x.map(lambda t: t.to(posterior.device)))
         assert isinstance(p, GaussianPrediction)
         residual = target.double() - p.mean.cpu().double()
         parts.append((residual, p.epistemic_cov.cpu().double(), p.noise_cov.cpu().double()))

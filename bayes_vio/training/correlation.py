@@ -22,9 +22,12 @@ from torch import Tensor
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.data.samples import MotionInput
+from bayes_vio.models.motion import MotionModel
 from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior import Posterior
+from bayes_vio.training.map_fit import standardised_residuals
 
 
 def epistemic_correlation_s(
@@ -78,31 +81,60 @@ def correlation_time_s(errors: Tensor, dt_s: float) -> float:
     return min(-1.0 / slope, longest) if slope < 0 else longest
 
 
+def correlations(
+    posterior: Posterior, model: MotionModel, drives: Sequence[MotionDataset], frames: int = 300
+) -> tuple[float, NoiseCorrelation]:
+    """Return the epistemic correlation time (s) and how the noise lasts, on validation drives.
+
+    The former is measured on the first frames of the longest drive, the latter on all.
+    """
+    longest = max(drives, key=len)
+    rows = np.arange(min(len(longest), frames))
+    batches = [
+        longest.batch(part)[0].map(lambda t: t.to(posterior.device))
+        for part in np.array_split(rows, max(1, len(rows) // 32))
+    ]
+    epistemic_s = epistemic_correlation_s(posterior, model, batches, _interval_s(longest))
+    residuals = [(standardised_residuals(model, drive), _interval_s(drive)) for drive in drives]
+    return epistemic_s, noise_correlation(residuals)
+
+
+def _interval_s(drive: MotionDataset) -> float:
+    return float(np.median(drive.dt_s))
+
+
 def noise_correlation(
-    drives: Sequence[NDArray[np.float64]], dt_s: float, longest_s: float = 10.0
+    drives: Sequence[tuple[NDArray[np.float64], float]], longest_s: float = 10.0
 ) -> NoiseCorrelation:
     """Return how much of the noise lasts, and how long, by least squares on E-C3.
 
-    drives: errors over their predicted sigma [frames, 6] of consecutive frames, a drive each;
-    dt_s: between frames. Lags up to ``longest_s`` and a quarter of the shortest drive are used.
+    drives: errors over their predicted sigma [frames, 6] and the interval (s) between them. Lags
+    up to ``longest_s`` and a quarter of the shortest drive are used. Raises ValueError where that
+    is less than two intervals.
     """
-    most = min(round(longest_s / dt_s), min(len(drive) for drive in drives) // 4)
+    step_s = max(dt_s for _, dt_s in drives)
+    most = int(min([longest_s, *(len(z) * dt_s / 4 for z, dt_s in drives)]) / step_s + 1e-9)
     if most < 2:
         raise ValueError("the drives are too short to measure a noise correlation, give 8 frames")
-    weight = np.array([len(drive) for drive in drives], dtype=np.float64)
-    rho = np.average([_autocorrelation(drive, most) for drive in drives], axis=0, weights=weight)
-    lag_s = dt_s * np.arange(1, most + 1)
-    times_s = np.geomspace(dt_s, lag_s[-1], 40)
+    lag_s = step_s * np.arange(1, most + 1)
+    rho = np.average(
+        [_autocorrelation(z, dt_s, lag_s) for z, dt_s in drives],
+        axis=0,
+        weights=[len(z) * dt_s for z, dt_s in drives],
+    )
+    times_s = np.geomspace(step_s, lag_s[-1], 40)
     fits = [_shares(rho, np.exp(-lag_s / tau_s)) for tau_s in times_s]
     best = int(np.argmin([loss for _, loss in fits]))
     return NoiseCorrelation(float(times_s[best]), tuple(float(share) for share in fits[best][0]))
 
 
-def _autocorrelation(white: NDArray[np.float64], most: int) -> NDArray[np.float64]:
-    """Return rho [most, axes] about zero: a lasting mean is an error like any other."""
+def _autocorrelation(
+    white: NDArray[np.float64], dt_s: float, lag_s: NDArray
+) -> NDArray[np.float64]:
+    """Return rho [lags, axes] about zero: a lasting mean is an error like any other."""
     n, power = len(white), np.mean(white**2, axis=0)
-    lags = range(1, most + 1)
-    return np.array([np.mean(white[lag:] * white[: n - lag], axis=0) / power for lag in lags])
+    frames = np.maximum(1, np.round(lag_s / dt_s).astype(int))
+    return np.array([np.mean(white[k:] * white[: n - k], axis=0) / power for k in frames])
 
 
 def _shares(rho: NDArray, decay: NDArray) -> tuple[NDArray, float]:

@@ -5,8 +5,8 @@ import pytest
 
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.data.samples import CameraModel, Extrinsics, ImuStream, ReferenceStream, Streams
+from bayes_vio.estimator.tracking import MotionEstimate, TrackingState
 from bayes_vio.evaluation.play import estimates, events, in_imu_axes, play
-from bayes_vio.tracking import MotionEstimate, TrackingState
 from tests.evaluation.synthetic import chain, drive, exp
 
 MS = NS_PER_S // 1000

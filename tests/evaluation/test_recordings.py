@@ -8,9 +8,9 @@ from bayes_vio.artifact import ArtifactError
 from bayes_vio.conventions import GRAVITY_M_S2, NS_PER_S
 from bayes_vio.data.bag_writer import BagWriter
 from bayes_vio.data.messages import BagError
+from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.evaluation import evaluate
 from bayes_vio.evaluation.recordings import json_value
-from bayes_vio.tracking import TrackingState
 from tests.motion_cases import camera_model, extrinsics, tiny_artifact
 
 START_NS = 1_700_000_000 * NS_PER_S

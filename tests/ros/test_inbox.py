@@ -11,12 +11,12 @@ import torch
 pytest.importorskip("rclpy", reason="rclpy is not installed: pip install the extra `ros`")
 pytestmark = pytest.mark.ros
 
+from bayes_vio.estimator.tracking import MotionEstimate, TrackingState
 from bayes_vio.geometry import se3
 from bayes_vio.ros.diagnostics import Telemetry, diagnostic_array, level_of, nees_values
 from bayes_vio.ros.inbox import NEVER_NS, Inbox
 from bayes_vio.ros.reference import ReferenceMonitor
 from bayes_vio.ros.throttle import ThrottledLog
-from bayes_vio.tracking import MotionEstimate, TrackingState
 
 SAMPLE = (0.0, 0.0, 9.8, 0.0, 0.0, 0.1)
 

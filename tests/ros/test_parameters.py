@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ruamel.yaml import YAML
 
+from bayes_vio.estimator.tracking import EstimatorSettings
 from bayes_vio.ros.declaration import Declaration
 from bayes_vio.ros.parameters import (
     THRESHOLD_PREFIX,
@@ -25,7 +26,6 @@ from bayes_vio.ros.parameters import (
     specs,
 )
 from bayes_vio.ros.thresholds import THRESHOLDS
-from bayes_vio.tracking import EstimatorSettings
 
 CONFIG = Path(__file__).parents[2] / "config" / "estimator.yaml"
 

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed: pip install the extra `ros`")
 pytestmark = pytest.mark.ros
 
+from bayes_vio.estimator.tracking import MotionEstimate, TrackingState
 from bayes_vio.filters.covariance import CovarianceError
 from bayes_vio.ros.diagnostics import Telemetry
 from bayes_vio.ros.messages import quaternion_of, stamp_ns_of, unpacked
@@ -20,7 +21,6 @@ from bayes_vio.ros.parameters import CalibrationSource, NodeParameters, TwistSta
 from bayes_vio.ros.pipeline import Pipeline
 from bayes_vio.ros.throttle import ThrottledLog
 from bayes_vio.ros.worker import Surroundings
-from bayes_vio.tracking import MotionEstimate, TrackingState
 from tests.motion_cases import tiny_artifact
 from tests.ros.live import camera_info_message, image_message, imu_message
 from tests.ros.test_ros_calibration import Transforms

@@ -13,11 +13,11 @@ pytestmark = pytest.mark.ros
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bayes_vio.estimator.tracking import MotionEstimate, TrackingState
 from bayes_vio.filters.covariance import CovarianceError
 from bayes_vio.filters.published import mean_twist
 from bayes_vio.geometry import se3
 from bayes_vio.ros import messages
-from bayes_vio.tracking import MotionEstimate, TrackingState
 
 FRAMES = messages.FrameNames()
 MEAN = np.array([8.0, 0.1, -0.2, 0.01, 0.02, 0.3])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bayes_vio.data.samples import MotionInput
 from bayes_vio.posterior import GaussianPrediction, Posterior
 from bayes_vio.training.calibration import calibrate, fit_noise_scale, gaussian_cov_nll, score
 from bayes_vio.training.correlation import (
@@ -42,20 +43,24 @@ class FixedPosterior:
     def with_prior_precision(self, value: float) -> "FixedPosterior":
         return FixedPosterior(value)
 
-    def predict(self, x: torch.Tensor) -> GaussianPrediction:
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def predict(self, x: MotionInput) -> GaussianPrediction:
         eye = torch.eye(2, dtype=torch.float64).expand(len(x), 2, 2)
         return GaussianPrediction(torch.zeros(len(x), 2), eye / self.prior_precision, eye)
 
 
-def batches(std: float, n: int = 4000) -> list[tuple[Any, torch.Tensor]]:
+def batches(std: float, n: int = 2000) -> list[tuple[Any, torch.Tensor]]:
     g = torch.Generator().manual_seed(1)
-    return [(torch.zeros(n), std * torch.randn(n, 2, dtype=torch.float64, generator=g))]
+    return [(random_motion(n)[0], std * torch.randn(n, 2, dtype=torch.float64, generator=g))]
 
 
 def test_total_variance_is_split_by_the_likelihood() -> None:
     found = calibrate(cast(Posterior, FixedPosterior()), batches(3.0), [0.2, 1.0, 1e6])
     total = 1 / found.prior_precision + found.noise_scale.square()
-    torch.testing.assert_close(total, torch.full_like(total, 9.0), rtol=0.05, atol=0)
+    torch.testing.assert_close(total, torch.full_like(total, 9.0), rtol=0.1, atol=0)
     assert [p for p, _ in found.search] == [0.2, 1.0, 1e6]
 
 
@@ -66,8 +71,8 @@ def test_noise_that_does_not_carry_over_is_refused() -> None:
 
 def test_score_of_a_true_covariance() -> None:
     result = score(cast(Posterior, FixedPosterior(0.5)), batches(math.sqrt(3.0)))
-    assert result.nees == pytest.approx(1.0, rel=0.05)
-    assert result.coverage_95 == pytest.approx([0.95, 0.95], abs=0.012)
+    assert result.nees == pytest.approx(1.0, rel=0.08)
+    assert result.coverage_95 == pytest.approx([0.95, 0.95], abs=0.016)
     assert result.epistemic_share == pytest.approx([2 / 3, 2 / 3])
     assert result.median_std == pytest.approx([math.sqrt(3.0)] * 2)
 
@@ -114,11 +119,11 @@ def test_lasting_share_and_time_of_simulated_noise() -> None:
             z = rho * z + math.sqrt(1 - rho**2) * rng.normal(size=6)
             rows.append(np.sqrt(share) * z + np.sqrt(1 - share) * rng.normal(size=6))
         drives.append(np.array(rows))
-    found = noise_correlation(drives, dt_s)
+    found = noise_correlation([(drive, dt_s) for drive in drives])
     np.testing.assert_allclose(found.share, share, atol=0.08)
     assert found.time_s == pytest.approx(tau_s, rel=0.25)
 
 
 def test_drives_too_short_for_a_correlation_are_refused() -> None:
     with pytest.raises(ValueError, match="too short"):
-        noise_correlation([np.zeros((5, 6))], 0.1)
+        noise_correlation([(np.ones((5, 6)), 0.1)])

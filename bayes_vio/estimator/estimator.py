@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_vio.buffers import ImuBuffer, StampFault, WaitingImage, stamp_fault
 from bayes_vio.conventions import ANGULAR_RATE, NS_PER_S, SPECIFIC_FORCE
 from bayes_vio.data.frames import ViewProjector
 from bayes_vio.data.samples import CameraModel, Extrinsics
+from bayes_vio.estimator.buffers import ImuBuffer, StampFault, WaitingImage, stamp_fault
+from bayes_vio.estimator.increments import Increment, IncrementPredictor
+from bayes_vio.estimator.intervals import Interval, IntervalBuilder
+from bayes_vio.estimator.stream_clock import StreamClock
+from bayes_vio.estimator.tracking import Cause, EstimatorSettings, MotionEstimate, TrackingState
 from bayes_vio.filters.accumulate import Odometry
 from bayes_vio.filters.covariance import CovarianceError
-from bayes_vio.increments import Increment, IncrementPredictor
-from bayes_vio.intervals import Interval, IntervalBuilder
-from bayes_vio.stream_clock import StreamClock
-from bayes_vio.tracking import Cause, EstimatorSettings, MotionEstimate, TrackingState
 
 if TYPE_CHECKING:
     from bayes_vio.artifact import MotionArtifact

@@ -9,13 +9,13 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_vio.buffers import ImuBuffer, WaitingImage
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.data.frames import FlowEstimator, ViewProjector
 from bayes_vio.data.image_quality import ImageStatistics
 from bayes_vio.data.windows import imu_bins
-from bayes_vio.frame_check import Frame, imu_says_motion, is_frozen, view_fault
-from bayes_vio.tracking import Cause, EstimatorSettings
+from bayes_vio.estimator.buffers import ImuBuffer, WaitingImage
+from bayes_vio.estimator.frame_check import Frame, imu_says_motion, is_frozen, view_fault
+from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 
 _INTERVALS_KEPT = 31
 _INTERVALS_NEEDED = 5  # before a median means something

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_vio.coasting import Coasting
+from bayes_vio.estimator.coasting import Coasting
+from bayes_vio.estimator.tracking import EstimatorSettings
 from bayes_vio.geometry import se3
-from bayes_vio.tracking import EstimatorSettings
 
 SETTINGS = EstimatorSettings()
 TWIST = np.array([12.0, 0.1, -0.1, 0.01, 0.0, 0.1])

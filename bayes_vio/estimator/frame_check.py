@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bayes_vio.conventions import ANGULAR_RATE, SPECIFIC_FORCE
 from bayes_vio.data.image_quality import ImageStatistics, image_statistics_of
-from bayes_vio.tracking import Cause, EstimatorSettings
+from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_vio.buffers import ImuBuffer, StampFault, stamp_fault
+from bayes_vio.estimator.buffers import ImuBuffer, StampFault, stamp_fault
 
 
 @pytest.mark.parametrize(

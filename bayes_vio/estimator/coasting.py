@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bayes_vio.estimator.tracking import EstimatorSettings
 from bayes_vio.geometry import se3
-from bayes_vio.tracking import EstimatorSettings
 
 Array = NDArray[np.float64]
 

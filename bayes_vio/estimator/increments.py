@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bayes_vio.coasting import Coasting
 from bayes_vio.data.windows import motion_input
+from bayes_vio.estimator.coasting import Coasting
+from bayes_vio.estimator.intervals import Interval
+from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 from bayes_vio.filters.covariance import CovarianceError, bounded, check_spd
 from bayes_vio.geometry import se3
-from bayes_vio.intervals import Interval
-from bayes_vio.tracking import Cause, EstimatorSettings
 
 if TYPE_CHECKING:
     from bayes_vio.artifact import MotionArtifact
