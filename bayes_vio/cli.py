@@ -155,6 +155,18 @@ def fit(
             help="IMU stamp minus image stamp, s", show_default="estimated", metavar="SECONDS"
         ),
     ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="An artifact whose weights to begin with",
+            show_default="random weights",
+            metavar="FOLDER",
+            exists=True,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float, typer.Option(help="Its peak; a quarter of it with --start-from", min=1e-9)
+    ] = 2e-3,
     seed: Annotated[int, typer.Option(help="Of everything random")] = 0,
     device: Device = "auto",
     work_dir: Annotated[
@@ -181,10 +193,13 @@ def fit(
     from bayes_vio.training.map_fit import MapFitSettings
 
     settings = FitSettings(
-        map=MapFitSettings(epochs=epochs, batch_size=batch_size, seed=seed),
+        map=MapFitSettings(
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+        ),
         structure=structure,
         rank=rank,
         time_offset_s=time_offset,
+        start_from=start_from,
         seed=seed,
         device=device,
     )

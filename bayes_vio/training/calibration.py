@@ -10,7 +10,7 @@ noise alone first would leave nothing for the epistemic part to explain.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +52,7 @@ class ValidationScore:
 
 def score(posterior: Posterior, batches: Iterable[tuple[MotionInput, Tensor]]) -> ValidationScore:
     """Return the score of a posterior on re-iterable batches."""
-    residual, epistemic_cov, noise_cov = _residuals(posterior, batches)
+    residual, (epistemic_cov,), noise_cov = _residuals([posterior], batches)
     cov = epistemic_cov + noise_cov
     var = cov.diagonal(dim1=-2, dim2=-1)
     white = torch.linalg.solve_triangular(
@@ -73,7 +73,7 @@ def score(posterior: Posterior, batches: Iterable[tuple[MotionInput, Tensor]]) -
 def calibrate(
     posterior: Posterior,
     batches: Iterable[tuple[MotionInput, Tensor]],
-    prior_precisions: Iterable[float],
+    prior_precisions: Sequence[float],
 ) -> Calibration:
     """Return the best (prior precision, noise scale) on re-iterable validation batches.
 
@@ -81,25 +81,21 @@ def calibrate(
     does not carry over to validation, and no scale mends that. (At the lower one the covariance is
     too wide, not false.)
     """
-    best: Calibration | None = None
-    search: list[tuple[float, float]] = []
-    for prior_precision in prior_precisions:
-        residual, epistemic_cov, noise_cov = _residuals(
-            posterior.with_prior_precision(prior_precision), batches
-        )
-        scale, nll = fit_noise_scale(residual, epistemic_cov, noise_cov)
-        search.append((prior_precision, nll))
-        if best is None or nll < best.nll:
-            best = Calibration(prior_precision, scale, nll, ())
-    if best is None:
+    posteriors = [posterior.with_prior_precision(value) for value in prior_precisions]
+    if not posteriors:
         raise ValueError("no prior precision to choose from")
+    residual, epistemic_covs, noise_cov = _residuals(posteriors, batches)
+    fits = [fit_noise_scale(residual, cov, noise_cov) for cov in epistemic_covs]
+    search = tuple((p, nll) for p, (_, nll) in zip(prior_precisions, fits, strict=True))
+    index = min(range(len(fits)), key=lambda i: fits[i][1])
+    best = Calibration(prior_precisions[index], *fits[index], search)
     if bool((best.noise_scale.log() > 0.99 * _LARGEST_LOG_SCALE).any()):
         raise ValueError(
             f"the best noise scale {[round(s, 2) for s in best.noise_scale.tolist()]} is beyond a "
             f"factor e^3: the noise does not carry over to validation; use more, or more similar, "
             f"training recordings"
         )
-    return Calibration(best.prior_precision, best.noise_scale, best.nll, tuple(search))
+    return best
 
 
 def fit_noise_scale(
@@ -141,13 +137,24 @@ def gaussian_cov_nll(residual: Tensor, cov: Tensor) -> Tensor:
 
 
 def _residuals(
-    posterior: Posterior, batches: Iterable[tuple[MotionInput, Tensor]]
-) -> tuple[Tensor, Tensor, Tensor]:
-    parts = []
+    posteriors: Sequence[Posterior], batches: Iterable[tuple[MotionInput, Tensor]]
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Return residuals [n, d], each posterior's epistemic_cov [n, d, d], and noise_cov [n, d, d].
+
+    The posteriors differ in their prior alone: the network is linearised once for all of them.
+    """
+    residuals, noise_covs = [], []
+    epistemic_covs: list[list[Tensor]] = [[] for _ in posteriors]
     for x, target in batches:
-        p = posterior.predict(x.map(lambda t: t.to(posterior.device)))
-        assert isinstance(p, GaussianPrediction)
-        residual = target.double() - p.mean.cpu().double()
-        parts.append((residual, p.epistemic_cov.cpu().double(), p.noise_cov.cpu().double()))
-    residual, epistemic_cov, noise_cov = (torch.cat(column) for column in zip(*parts, strict=True))
-    return residual, epistemic_cov, noise_cov
+        x = x.map(lambda t: t.to(posteriors[0].device))
+        for at, rows in posteriors[0].linearisations(x):
+            predictions = [posterior.prediction(at) for posterior in posteriors]
+            for column, p in zip(epistemic_covs, predictions, strict=True):
+                assert isinstance(p, GaussianPrediction)
+                column.append(p.epistemic_cov.double().cpu())
+            p = predictions[0]
+            assert isinstance(p, GaussianPrediction)
+            residuals.append(target[rows].double() - p.mean.double().cpu())
+            noise_covs.append(p.noise_cov.double().cpu())
+    stacked = [torch.cat(column) for column in epistemic_covs]
+    return torch.cat(residuals), stacked, torch.cat(noise_covs)

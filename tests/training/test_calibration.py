@@ -1,6 +1,7 @@
 """Noise scale and correlation time against data drawn from known ones."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -47,9 +48,12 @@ class FixedPosterior:
     def device(self) -> torch.device:
         return torch.device("cpu")
 
-    def predict(self, x: MotionInput) -> GaussianPrediction:
-        eye = torch.eye(2, dtype=torch.float64).expand(len(x), 2, 2)
-        return GaussianPrediction(torch.zeros(len(x), 2), eye / self.prior_precision, eye)
+    def linearisations(self, x: MotionInput) -> Iterator[tuple[MotionInput, slice]]:
+        yield x, slice(None)
+
+    def prediction(self, at: MotionInput) -> GaussianPrediction:
+        eye = torch.eye(2, dtype=torch.float64).expand(len(at), 2, 2)
+        return GaussianPrediction(torch.zeros(len(at), 2), eye / self.prior_precision, eye)
 
 
 def batches(std: float, n: int = 2000) -> list[tuple[Any, torch.Tensor]]:
