@@ -204,7 +204,7 @@ def _assemble(
 
 
 def _noise_correlation(value: dict[str, Any]) -> NoiseCorrelation:
-    return NoiseCorrelation(float(value["time_s"]), tuple(float(s) for s in value["share"]))
+    return NoiseCorrelation(*(tuple(float(v) for v in value[key]) for key in ("time_s", "share")))
 
 
 def _input_shapes() -> dict[str, Any]:

@@ -43,7 +43,7 @@ class FitSettings:
     map: MapFitSettings = field(default_factory=MapFitSettings)
     structure: str = "inf"
     rank: int = 100
-    prior_precisions: tuple[float, ...] = (0.1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
+    prior_precisions: tuple[float, ...] = (1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
     curvature_samples: int = 3000
     calibration_samples: int = 400
     time_offset_s: float | None = None

@@ -61,9 +61,8 @@ def _origin(path: Path, description: dict[str, Any]) -> Table:
 
 
 def _lasting_noise(correlation: dict[str, Any]) -> str:
-    pairs = zip(AXES, correlation["share"], strict=True)
-    shares = ", ".join(f"{axis} {100 * share:.0f} %" for axis, share in pairs)
-    return f"{shares}, for {correlation['time_s']:.1f} s"
+    triples = zip(AXES, correlation["share"], correlation["time_s"], strict=True)
+    return ", ".join(f"{axis} {100 * share:.0f} % {tau:.1f} s" for axis, share, tau in triples)
 
 
 def _accuracy(metadata: dict[str, Any]) -> Table | None:

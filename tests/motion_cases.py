@@ -117,7 +117,7 @@ def tiny_artifact(
         extrinsics=extrinsics(),
         time_offset_s=0.0,
         epistemic_correlation_s=1.0,
-        noise_correlation=NoiseCorrelation(0.5, (0.2, 0, 0, 0, 0, 0.1)),
+        noise_correlation=NoiseCorrelation((0.5,) * 6, (0.2, 0, 0, 0, 0, 0.1)),
         image_statistics=ImageStatistics(20.0, 240.0, 5.0),
         dt_range_s=(0.03, 0.5),
         metadata={"made_for": "tests"},

@@ -71,7 +71,7 @@ def artifact_facts(path: Path, artifact: MotionArtifact, device: str) -> dict:
         "time_offset_s": artifact.time_offset_s,
         "epistemic_correlation_s": finite(artifact.epistemic_correlation_s),
         "noise_correlation": {
-            "time_s": artifact.noise_correlation.time_s,
+            "time_s": list(artifact.noise_correlation.time_s),
             "share": list(artifact.noise_correlation.share),
         },
         "dt_range_s": list(artifact.dt_range_s),

@@ -9,8 +9,10 @@ road's slope, a scene's texture. With right perturbations, increment k has the e
 with C_j the symmetric root of the covariance of one lasting part (j = epistemic, lasting noise),
 and z_j stationary first-order Gauss-Markov processes:
 
-    z_jk = rho_j z_j(k-1) + sqrt(1 - rho_j^2) w_k,    rho_j = exp(-dt / tau_j),
-    z, w ~ N(0, 1).                                                                          (E-A1)
+    z_jk = R_j z_j(k-1) + (1 - R_j^2)^(1/2) w_k,    R_j = diag exp(-dt / tau_j),
+    z, w ~ N(0, 1),                                                                          (E-A1)
+
+with one tau for the epistemic part and one per axis for the lasting noise.
 
 The error d of the odometry then follows, to second order (Barfoot and Furgale 2014, eq. 54),
 
@@ -19,16 +21,14 @@ The error d of the odometry then follows, to second order (Barfoot and Furgale 2
 a linear recursion in the joint state (d, z). z keeps unit covariance, so only P = Cov(d, d) and
 X_j = Cov(d, z_j) are carried:
 
-    P_k = A P A^T + white_cov + sum_j [C_j C_j^T + rho_j (A X_j C_j^T + C_j X_j^T A^T)],
-    X_jk = rho_j A X_j + C_j.                                                                (E-A2)
+    P_k = A P A^T + white_cov + sum_j [C_j C_j^T + A X_j R_j C_j^T + C_j R_j X_j^T A^T],
+    X_jk = A X_j R_j + C_j.                                                                  (E-A2)
 
 tau = 0 gives independent errors, tau = infinity the coherent sum S_k = A S_(k-1) + C_k with
 covariance S S^T.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class Odometry:
     ) -> None:
         if not correlation_s >= 0:
             raise ValueError(f"correlation time is {correlation_s} s: give zero or more")
-        self._tau_s = (correlation_s, noise_correlation.time_s)
+        self._tau_s = (np.full(6, correlation_s), np.array(noise_correlation.time_s))
         self._noise_correlation = noise_correlation
         self._std_bound = np.full(6, np.inf) if std_bound is None else np.asarray(std_bound)
         self.at_bound = False
@@ -112,7 +112,7 @@ class Odometry:
         for tau_s, X, part_cov in zip(
             self._tau_s, self._cross_cov, (epistemic_cov, lasting_cov), strict=True
         ):
-            C, moved = symmetric_sqrt(part_cov), _correlation(dt_s, tau_s) * A @ X
+            C, moved = symmetric_sqrt(part_cov), A @ X * _correlation(dt_s, tau_s)
             coherent = moved @ C.T
             cov = cov + part_cov + coherent + coherent.T
             cross_cov.append(moved + C)
@@ -126,9 +126,9 @@ class Odometry:
         self._cross_cov = [scale[:, None] * X for X in cross_cov]
 
 
-def _correlation(dt_s: float, tau_s: float) -> float:
-    """Return rho of E-A1."""
-    return math.exp(-dt_s / tau_s) if tau_s > 0 else 0.0
+def _correlation(dt_s: float, tau_s: Array) -> Array:
+    """Return the diagonal of R [6] of E-A1."""
+    return np.where(tau_s > 0, np.exp(-dt_s / np.where(tau_s > 0, tau_s, 1.0)), 0.0)
 
 
 def check_pose(T: Array) -> Array:

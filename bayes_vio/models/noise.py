@@ -12,20 +12,20 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class NoiseCorrelation:
-    """How much of the noise lasts, and how long: a share [6] of its variance, and tau (s).
+    """How much of each axis' noise lasts, and how long: shares [6] of its variance, tau [6] (s).
 
     The noise N splits into lasting S N S, S = diag(share)^(1/2), and white W N W,
     W = diag(1 - share)^(1/2), which keeps every axis' variance.
     """
 
-    time_s: float = 0.0
+    time_s: tuple[float, ...] = (0.0,) * 6
     share: tuple[float, ...] = (0.0,) * 6
 
     def __post_init__(self) -> None:
-        if not self.time_s >= 0 or len(self.share) != 6:
-            raise ValueError(f"a noise correlation needs a time >= 0 and six shares, got {self}")
-        if not all(0 <= share <= 1 for share in self.share):
-            raise ValueError(f"shares of the noise's variance lie in [0, 1], got {self.share}")
+        if len(self.time_s) != 6 or not all(time_s >= 0 for time_s in self.time_s):
+            raise ValueError(f"a noise correlation needs six times >= 0, got {self.time_s}")
+        if len(self.share) != 6 or not all(0 <= share <= 1 for share in self.share):
+            raise ValueError(f"a noise correlation needs six shares in [0, 1], got {self.share}")
 
     def split(self, noise_cov: Array) -> tuple[Array, Array]:
         """Return the white and the lasting part [6, 6] of a noise covariance."""

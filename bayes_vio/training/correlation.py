@@ -7,7 +7,7 @@ through it (E-C2).
 
 Noise lasts in part, too: what the sensors do not show of a road or a scene stays for a while. The
 autocorrelation of residuals over their predicted sigma, on validation, is fitted by
-rho_i(lag) = share_i exp(-lag / tau) for every axis i (E-C3).
+rho_i(lag) = share_i exp(-lag / tau_i) for every axis i (E-C3).
 """
 
 from __future__ import annotations
@@ -122,10 +122,8 @@ def noise_correlation(
         axis=0,
         weights=[len(z) * dt_s for z, dt_s in drives],
     )
-    times_s = np.geomspace(step_s, lag_s[-1], 40)
-    fits = [_shares(rho, np.exp(-lag_s / tau_s)) for tau_s in times_s]
-    best = int(np.argmin([loss for _, loss in fits]))
-    return NoiseCorrelation(float(times_s[best]), tuple(float(share) for share in fits[best][0]))
+    fits = [_lasting(rho[:, axis], lag_s) for axis in range(rho.shape[1])]
+    return NoiseCorrelation(tuple(tau_s for tau_s, _ in fits), tuple(share for _, share in fits))
 
 
 def _autocorrelation(
@@ -137,10 +135,16 @@ def _autocorrelation(
     return np.array([np.mean(white[k:] * white[: n - k], axis=0) / power for k in frames])
 
 
-def _shares(rho: NDArray, decay: NDArray) -> tuple[NDArray, float]:
-    """Return the best shares [axes] in [0, 1] for one decay [lags], and the squares they leave."""
-    share = np.clip(decay @ rho / (decay @ decay), 0.0, 1.0)
-    return share, float(np.sum((rho - share * decay[:, None]) ** 2))
+def _lasting(rho: NDArray, lag_s: NDArray) -> tuple[float, float]:
+    """Return tau (s) and the share in [0, 1] that fit one axis' rho [lags] best.
+
+    Times up to ten times the longest lag are told apart: a sensor's bias outlasts any lag.
+    """
+    times_s = np.geomspace(lag_s[0], 10 * lag_s[-1], 60)
+    decays = np.exp(-lag_s / times_s[:, None])
+    shares = np.clip(decays @ rho / np.sum(decays**2, axis=1), 0.0, 1.0)
+    best = int(np.argmin(np.sum((rho - shares[:, None] * decays) ** 2, axis=1)))
+    return float(times_s[best]), float(shares[best])
 
 
 def _linearised_error(

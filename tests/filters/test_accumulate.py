@@ -200,7 +200,7 @@ def test_correlation_time_must_make_sense():
 def test_noise_that_lasts_equals_an_epistemic_error_of_that_size_and_time() -> None:
     steps = increments(20)
     share = (0.3, 0.0, 1.0, 0.2, 0.9, 0.5)
-    ours = Odometry(0.0, START_COV, noise_correlation=NoiseCorrelation(0.7, share))
+    ours = Odometry(0.0, START_COV, noise_correlation=NoiseCorrelation((0.7,) * 6, share))
     theirs = Odometry(0.7, START_COV)
     lasting, white = np.sqrt(share), np.sqrt(1 - np.array(share))
     for T, noise_cov, _ in steps:
@@ -216,16 +216,32 @@ def test_noise_that_lasts_equals_an_epistemic_error_of_that_size_and_time() -> N
 
 def test_one_step_does_not_depend_on_what_lasts() -> None:
     T, noise_cov, epistemic_cov = increments(1)[0]
-    ours = Odometry(2.0, START_COV, noise_correlation=NoiseCorrelation(1.0, (0.5,) * 6))
+    ours = Odometry(2.0, START_COV, noise_correlation=NoiseCorrelation((1.0,) * 6, (0.5,) * 6))
     ours.add(T, noise_cov, epistemic_cov, DT_S)
     np.testing.assert_allclose(
         ours.cov, accumulated([(T, noise_cov, epistemic_cov)], 2.0).cov, rtol=1e-10, atol=1e-15
     )
 
 
+def test_lasting_noise_has_a_time_of_its_own_on_every_axis() -> None:
+    times_s, share = (0.2, 1.0, 5.0, 0.0, 30.0, 2.0), (1.0, 0.5, 0.9, 0.4, 1.0, 0.8)
+    noise_cov = np.diag([4e-4, 1e-4, 2e-4, 1e-6, 3e-6, 2e-6])
+    ours = Odometry(0.0, START_COV, noise_correlation=NoiseCorrelation(times_s, share))
+    n = 40
+    for _ in range(n):
+        ours.add(np.eye(4), noise_cov, np.zeros((6, 6)), DT_S)
+    lag = DT_S * np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    for axis, (tau_s, part) in enumerate(zip(times_s, share, strict=True)):
+        rho = np.exp(-lag / tau_s) if tau_s > 0 else np.eye(n)
+        kernel = part * rho + (1 - part) * np.eye(n)
+        expected = START_COV[axis, axis] + noise_cov[axis, axis] * kernel.sum()
+        assert ours.cov[axis, axis] == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize(
-    ("time_s", "share"), [(-1.0, (0.1,) * 6), (1.0, (0.1,) * 5), (1.0, (1.2,) * 6)]
+    ("time_s", "share"),
+    [((-1.0,) * 6, (0.1,) * 6), ((1.0,) * 6, (0.1,) * 5), ((1.0,) * 6, (1.2,) * 6)],
 )
 def test_an_impossible_noise_correlation_is_refused(time_s, share) -> None:
-    with pytest.raises(ValueError, match="share"):
+    with pytest.raises(ValueError, match="a noise correlation needs six"):
         NoiseCorrelation(time_s, share)

@@ -1,0 +1,139 @@
+"""Write the README's tables from the JSON that the benchmarks left: figures have one source.
+
+    python tools/readme_tables.py [--check]
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a file of
+benchmarks/results. With --check nothing is written, and a difference is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+CHOSEN = {
+    "adapted": "Training began with the packaged weights (chosen on validation).",
+    "from_scratch": "Training began with random weights (chosen on validation).",
+}
+
+
+def real_car(r: dict[str, Any]) -> list[str]:
+    """Return the first figures on a real car."""
+    f = r["test_figures"]
+    lines = [
+        "**A real car** (`python benchmarks/real_car.py --test --live`): KITTI as bags, "
+        f"trained on {', '.join(r['train'])}, validated on {', '.join(r['validation'])}, tested "
+        f"on {r['test']} (frames 0-299, {f['path_length_m']:.0f} m). {CHOSEN[r['chosen']]} First "
+        f"figures, from 62 s of driving with camera and IMU: read them as a baseline.",
+        "",
+        "| axis | RMS error per frame | median sigma | errors within 2 sigma |",
+        "|---|---|---|---|",
+    ]
+    for name, axis in f["axes"].items():
+        unit = "rad" if name.startswith("rot") else "m"
+        lines.append(
+            f"| {name} | {axis['rmse']:.1e} {unit} | {axis['sigma_median']:.1e} {unit} "
+            f"| {100 * axis['coverage_2_sigma']:.0f} % |"
+        )
+    live = r["live"]
+    lines += [
+        "",
+        f"Drift {f['t_rel_percent']:.1f} % and {f['r_rel_deg_per_100m']:.2f} deg per 100 m; "
+        f"NEES / 6 = {f['nees_over_6']:.2f} (1 is true). Over DDS the real node published "
+        f"{live['odometry_received']} odometry messages for {live['images_played']} images, "
+        f"latency {live['latency_p50_ms']:.0f} ms (p99 {live['latency_p99_ms']:.0f} ms).",
+    ]
+    return lines
+
+
+def node(r: dict[str, Any]) -> list[str]:
+    """Return what the node does under load."""
+    return [
+        f"**The node under load** (`python benchmarks/node.py`): {r['image']} and "
+        f"{r['imu_hz']} Hz IMU for {r['seconds']:.0f} s, the node on {r['cores_of_the_node']} "
+        f"cores of {r['machine']['processor']}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| images sent / lost | {r['frames_sent']} / {r['frames_lost']} |",
+        f"| IMU messages sent / lost | {r['imu_sent']} / {r['imu_lost']} |",
+        f"| image stamp to odometry, p50 / p99 | {1e3 * r['latency_p50_s']:.1f} ms / "
+        f"{1e3 * r['latency_p99_s']:.1f} ms |",
+        f"| memory at start / end | {r['memory_start_mib']:.0f} / {r['memory_end_mib']:.0f} MiB |",
+        f"| cores used | {r['cpu_cores_used']:.2f} |",
+    ]
+
+
+def fit_memory(r: dict[str, Any]) -> list[str]:
+    """Return the memory of a fit."""
+    return [
+        f"**Fitting** (`python benchmarks/fit_memory.py`): a bag of {r['bag_minutes']:.0f} "
+        f"minutes takes {r['peak_resident_gib']:.2f} GiB at most.",
+    ]
+
+
+def posterior_latency(r: dict[str, Any]) -> list[str]:
+    """Return the predictive's times beside one forward pass."""
+    lines = [
+        "**The predictive** (`python benchmarks/posterior_latency.py`): all weights, INF of rank "
+        f"{r['rank']}, full 6x6 covariance, batch 1, {r['threads']} thread of {r['device']}.",
+        "",
+        "| net | parameters | forward | with covariance | ratio | 30 weight samples |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in ("motion_model", "reference_cnn"):
+        net, inf = r[name], r[name]["inf"]
+        lines.append(
+            f"| {name.replace('_', ' ')} | {net['parameters'] / 1e3:.0f} k "
+            f"| {inf['forward_ms']:.2f} ms | {inf['predictive_ms']:.1f} ms | {inf['ratio']:.1f} "
+            f"| {inf['thirty_samples_ms']:.0f} ms |"
+        )
+    return lines
+
+
+def reading(r: dict[str, Any]) -> list[str]:
+    """Return how fast recordings are read."""
+    return [
+        f"**Reading** (`python benchmarks/reading.py`): decoding and flow run at "
+        f"{r['first_pass_frames_per_s']:.0f} frames/s with {r['workers']} workers on {r['cores']} "
+        f"cores ({r['first_pass_cpu_ms_per_frame']:.1f} ms of CPU per frame), from the cache at "
+        f"{r['cached_frames_per_s']:.0f} frames/s.",
+    ]
+
+
+TABLES = {t.__name__: t for t in (real_car, node, posterior_latency, reading, fit_memory)}
+
+
+def rewritten(text: str, tables: dict[str, Callable[[dict[str, Any]], list[str]]]) -> str:
+    """Return the README's text with every marked table made anew from its JSON."""
+
+    def table(match: re.Match[str]) -> str:
+        name = match[2]
+        result = json.loads((RESULTS / f"{name}.json").read_text())
+        return match[1] + "\n".join(tables[name](result)) + "\n" + match[3]
+
+    return MARKED.sub(table, text)
+
+
+def main() -> int:
+    """Write the tables, or with --check return 1 where they are not what the JSON says."""
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    new = rewritten(text, TABLES)
+    if "--check" in sys.argv:
+        return int(new != text)
+    readme.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
