@@ -125,7 +125,8 @@ def _layers(artifact: MotionArtifact) -> Table:
 def _uncovered(artifact: MotionArtifact) -> Table:
     table = _table("Kept at the MAP, outside the posterior", "module", "parameters", "why")
     for part in artifact.posterior.report.uncovered:
-        table.add_row(part.name, str(part.n_parameters), part.reason)
+        name = part.name or ", ".join(part.parameters)
+        table.add_row(name, str(part.n_parameters), part.reason)
     return table
 
 
