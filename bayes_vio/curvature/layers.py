@@ -9,6 +9,7 @@ in how a_s is cut out. The affine of a norm layer, ``weight * x + bias``, is the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -83,11 +84,6 @@ class Layer:
     def _rows(self, weight: Tensor) -> Tensor:
         return weight.flatten(1)
 
-    def _with_ones(self, features: Tensor) -> Tensor:
-        if self.module.bias is None:
-            return features
-        return torch.cat([features, features.new_ones(*features.shape[:-1], 1)], -1)
-
 
 class LinearLayer(Layer):
     """nn.Linear on [batch, ..., d_in]; the axes between are positions that share the weights."""
@@ -96,11 +92,18 @@ class LinearLayer(Layer):
 
     def features(self, x: Tensor) -> Tensor:
         """Return [batch, positions, d_in]."""
-        return self._with_ones(x.reshape(len(x), -1, x.shape[-1]))
+        features = x.reshape(len(x), -1, x.shape[-1])
+        if self.module.bias is None:
+            return features
+        return torch.cat([features, torch.ones_like(features[..., :1])], -1)
 
     def gradients(self, g: Tensor) -> Tensor:
         """Return [batch, columns, positions, d_out] from [columns, batch, ..., d_out]."""
         return g.reshape(*g.shape[:2], -1, g.shape[-1]).transpose(0, 1)
+
+    def jacobian(self, features: Tensor, gradients: Tensor) -> Tensor:
+        """Return sum_s g_s a_s^T [batch, columns, d_out, d_in], without turning gradients round."""
+        return gradients.mT @ features[:, None]
 
 
 class ConvLayer(Layer):
@@ -116,8 +119,17 @@ class ConvLayer(Layer):
         if x.dim() == 3:
             x, sizes = x[:, :, None], tuple((1, *size) for size in sizes)
         kernel, stride, dilation = sizes
-        patches = functional.unfold(x, kernel, dilation=dilation, stride=stride)
-        return self._with_ones(patches.mT)
+        # [batch, channels, kernel, kernel, rows, columns]: pixels last, as a patch is copied.
+        windows = _windows(_windows(x, 2, kernel, stride, dilation), 3, kernel, stride, dilation)
+        windows = windows.permute(0, 1, 4, 5, 2, 3)
+        n_batch, d_in, n_pixels = (
+            len(x),
+            windows[0, ..., 0, 0].numel(),
+            windows[0, 0, 0, 0].numel(),
+        )
+        patches = x.new_ones(n_batch, d_in + (self.module.bias is not None), n_pixels)
+        patches[:, :d_in].view(windows.shape).copy_(windows)
+        return patches.mT
 
     def gradients(self, g: Tensor) -> Tensor:
         """Return [batch, columns, positions, d_out] from [columns, batch, d_out, *pixels]."""
@@ -131,9 +143,8 @@ class NormLayer(Layer):
     is_kronecker = False
 
     def features(self, x: Tensor) -> Tensor:
-        """Return (normalised input, 1) [batch, positions, features, d_in]."""
-        normalised = self._positions_features(self._normalised(x))[..., None]
-        return self._with_ones(normalised)
+        """Return the normalised input [batch, positions, features]; the ones go without saying."""
+        return self._positions_features(self._normalised(x))
 
     def gradients(self, g: Tensor) -> Tensor:
         """Return [batch, columns, positions, features] from [columns, batch, ...]."""
@@ -142,7 +153,10 @@ class NormLayer(Layer):
 
     def jacobian(self, features: Tensor, gradients: Tensor) -> Tensor:
         """Return sum_s g_s * (x_s, 1) [batch, columns, features, d_in]."""
-        return (gradients[..., None] * features[:, None]).sum(2)
+        weight = (gradients * features[:, None]).sum(2)
+        if self.module.bias is None:
+            return weight[..., None]
+        return torch.stack([weight, gradients.sum(2)], -1)
 
     def _rows(self, weight: Tensor) -> Tensor:
         return weight.reshape(-1, 1)
@@ -159,6 +173,14 @@ class NormLayer(Layer):
         if isinstance(norm, nn.GroupNorm):
             return functional.group_norm(x, norm.num_groups, eps=norm.eps)
         return functional.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
+
+
+def _windows(
+    x: Tensor, axis: int, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """Return a view of what a kernel sees along an axis (2 or 3), its extent as the last axis."""
+    size, step, gap = kernel[axis - 2], stride[axis - 2], dilation[axis - 2]
+    return x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
 
 
 def _padded(conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,14 +34,15 @@ class Recording:
         so it may be called again.
         """
         targets = list(self.outputs.values())
+
+        def pull(columns: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(self.mean, targets, columns, retain_graph=True)
+
         if batched:
-            found = torch.autograd.grad(
-                self.mean, targets, cotangents, retain_graph=True, is_grads_batched=True
-            )
+            with _without_fallback_warning():
+                found = torch.vmap(pull)(cotangents)
         else:
-            rows = [
-                torch.autograd.grad(self.mean, targets, c, retain_graph=True) for c in cotangents
-            ]
+            rows = [pull(c) for c in cotangents]
             found = [torch.stack(column) for column in zip(*rows, strict=True)]
         return dict(zip(self.outputs, found, strict=True))
 
@@ -133,6 +135,14 @@ def frozen_copy(model: nn.Module, device: torch.device | str | None = None) -> n
 def recording_gradients() -> Iterator[None]:
     """Let gradients be recorded, also inside a caller's no_grad or inference_mode."""
     with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def _without_fallback_warning() -> Iterator[None]:
+    """Be silent where vmap runs one operation (CPU's fused attention) column by column."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         yield
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from bayes_vio.artifact import MotionArtifact, read_description
 from bayes_vio.data.bags import Topics, open_streams
@@ -56,9 +58,21 @@ def evaluate(
 
 def _run(artifact: MotionArtifact, streams: Streams, progress: Progress | None) -> Run:
     estimator = Estimator(artifact, camera=streams.camera, extrinsics=streams.extrinsics)
-    if progress is None:
-        return play(estimator, streams)
-    return play(estimator, streams, lambda done, total: progress(streams.name, done, total))
+    with _one_thread():
+        if progress is None:
+            return play(estimator, streams)
+        return play(estimator, streams, lambda done, total: progress(streams.name, done, total))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run PyTorch on one thread, as the node does, so that latencies are the node's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def artifact_facts(path: Path, artifact: MotionArtifact, device: str) -> dict:

@@ -1,7 +1,8 @@
 """What every structure of a layer's block offers: a stored curvature and its information matrix.
 
 A ``CurvatureBlock`` holds a mean over data, in the network's dtype; ``precision`` turns it into
-``P = n_data * curvature + prior_precision`` (E6), whose algebra runs in float64.
+``P = n_data * curvature + prior_precision`` (E6), whose algebra runs in float64, except for
+products with Jacobians: those run in the network's dtype.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ class CurvatureBlock(ABC):
     def map(self, function: Callable[[Tensor], Tensor]) -> CurvatureBlock:
         """Apply a function to every tensor, as in ``block.map(lambda t: t.to(device))``."""
         return replace(self, **{k: function(t) for k, t in self.tensors().items()})  # pyright: ignore
+
+
+def working_dtype(stored: Tensor) -> torch.dtype:
+    """Return the dtype of products with Jacobians: the network's, at least float32."""
+    return torch.promote_types(stored.dtype, torch.float32)
 
 
 def kronecker_product(U_g: Tensor, U_a: Tensor) -> Tensor:

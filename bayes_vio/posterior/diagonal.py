@@ -8,28 +8,35 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock
+from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock, working_dtype
 from bayes_vio.posterior.linearisation import LayerTerms
 
 
 @dataclass(frozen=True)
 class DiagonalPrecision(PrecisionBlock):
-    """P = diag(vec(diagonal)); diagonal [d_out, d_in] > 0, float64."""
+    """P = diag(vec(diagonal)); diagonal [d_out, d_in] > 0, float64.
+
+    ``dtype`` is that of products with Jacobians, whose results are float64.
+    """
 
     diagonal: Tensor
+    dtype: torch.dtype = torch.float64
 
     @cached_property
     def inverse(self) -> Tensor:
         """Return the diagonal of P^-1 [d_out, d_in]."""
         return self.diagonal.reciprocal()
 
+    @cached_property
+    def _inverse(self) -> Tensor:
+        return self.inverse.to(self.dtype)
+
     def covariance(self, terms: LayerTerms) -> Tensor:
         """Return J P^-1 J^T [batch, outputs, outputs]."""
         parts = [
-            (J * self.inverse[rows]).flatten(2) @ J.flatten(2).mT
-            for rows, J in terms.jacobian_blocks()
+            (J * self._inverse).flatten(2) @ J.flatten(2).mT for J in terms.jacobians(self.dtype)
         ]
-        return torch.stack(parts).sum(0)
+        return torch.cat(parts).double()
 
     def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:
         """Return sum_oi g_c[o] g_c'[o] a[i]^2 / P[o, i] [batch, outputs, outputs] (E9)."""
@@ -57,4 +64,5 @@ class DiagonalCurvature(CurvatureBlock):
 
     def precision(self, n_data: float, prior_precision: float | Tensor) -> DiagonalPrecision:
         """Return P = n_data * diag(F_diag) + prior_precision."""
-        return DiagonalPrecision(n_data * self.diagonal.double() + prior_precision)
+        diagonal = n_data * self.diagonal.double() + prior_precision
+        return DiagonalPrecision(diagonal, working_dtype(self.diagonal))

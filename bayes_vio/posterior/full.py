@@ -30,7 +30,7 @@ class FullPrecision:
         They sum to J P^-1 J^T; a term includes the layer's correlation with the others, so that
         it is not symmetric on its own.
         """
-        blocks = [at.layers[name].jacobian().flatten(2) for name in self.shapes]
+        blocks = [at.layers[name].jacobian().double().flatten(2) for name in self.shapes]
         J = torch.cat(blocks, 2)
         n_batch, n_outputs, p = J.shape
         solved = torch.cholesky_solve(J.reshape(-1, p).mT, self.cholesky).mT

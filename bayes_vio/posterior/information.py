@@ -16,7 +16,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock, kronecker_product
+from bayes_vio.posterior.block import (
+    CurvatureBlock,
+    PrecisionBlock,
+    kronecker_product,
+    working_dtype,
+)
 from bayes_vio.posterior.linearisation import LayerTerms
 
 
@@ -24,13 +29,15 @@ from bayes_vio.posterior.linearisation import LayerTerms
 class InformationPrecision(PrecisionBlock):
     """P = U diag(s^2) U^T + diag(D): D [d_out, d_in] > 0, U_g [d_out, r_g], U_a [d_in, r_a].
 
-    ``scale`` s [r_g * r_a] is sqrt(n_data * Lam_L), flattened row-major. All in float64.
+    ``scale`` s [r_g * r_a] is sqrt(n_data * Lam_L), flattened row-major. All in float64;
+    ``dtype`` is that of products with Jacobians, whose results are float64.
     """
 
     D: Tensor
     U_g: Tensor
     U_a: Tensor
     scale: Tensor
+    dtype: torch.dtype = torch.float64
 
     @cached_property
     def D_inverse(self) -> Tensor:
@@ -38,8 +45,10 @@ class InformationPrecision(PrecisionBlock):
         return self.D.reciprocal()
 
     @cached_property
-    def _U_a_rows(self) -> Tensor:
-        return self.U_a.mT.contiguous()
+    def _working(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return D^-1, U_g and U_a^T, each contiguous and in ``dtype``."""
+        factors = (self.D_inverse, self.U_g, self.U_a.mT)
+        return tuple(t.to(self.dtype).contiguous() for t in factors)  # pyright: ignore
 
     @cached_property
     def gram(self) -> Tensor:
@@ -64,19 +73,37 @@ class InformationPrecision(PrecisionBlock):
         return torch.linalg.solve_triangular(self.cholesky, scale, upper=False).mT.contiguous()
 
     def covariance(self, terms: LayerTerms) -> Tensor:
-        """Return J D^-1 J^T - |M^-1/2 diag(s) U^T D^-1 J^T|^2 [batch, outputs, outputs] (E11)."""
-        weighed, inner = [], []
-        for rows, J in terms.jacobian_blocks():
-            weighted = J * self.D_inverse[rows]
-            weighed.append(weighted.flatten(2) @ J.flatten(2).mT)
+        """Return J P^-1 J^T = R D^-1 R^T [batch, outputs, outputs], R = J + J D^-1 U K U^T (E11).
+
+        A square, so that it stays positive in float32 where nearly all of J D^-1 J^T is explained.
+        """
+        D_inverse, _, U_a_rows = self._working
+        covs = []
+        for J in terms.jacobians(self.dtype):
             # A short fat product from the left: twice as fast as one with r_a columns.
-            product = self._U_a_rows @ weighted.flatten(0, 2).mT
-            inner.append(product.unflatten(1, J.shape[:3]))  # [r_a, batch, outputs, rows]
-        projected = torch.cat(inner, 3) @ self.U_g  # [r_a, batch, outputs, r_g]
-        return torch.stack(weighed).sum(0) - self._explained(projected.permute(1, 2, 3, 0))
+            weighted = J * D_inverse
+            projected = U_a_rows @ weighted.flatten(0, 2).mT
+            back = self._back(projected.unflatten(1, J.shape[:3]))
+            R = J.flatten(0, 2).addmm_(back.flatten(0, 2), U_a_rows).view_as(J)
+            torch.mul(R, D_inverse, out=weighted)
+            covs.append(weighted.flatten(2) @ R.flatten(2).mT)
+        return torch.cat(covs).double()
+
+    def _back(self, projected: Tensor) -> Tensor:
+        """Return U_g K U_g^T J D^-1 U_a [batch, outputs, d_out, r_a] from [r_a, ..., d_out]."""
+        U_g = self._working[1]
+        inner = (projected @ U_g).permute(1, 2, 3, 0)  # [batch, outputs, r_g, r_a]
+        weighed = inner.flatten(2).double() @ self._kernel
+        return U_g @ weighed.to(self.dtype).unflatten(2, inner.shape[2:])
+
+    @cached_property
+    def _kernel(self) -> Tensor:
+        """Return K = diag(s) Q diag(c) Q^T diag(s) [L, L] of E12."""
+        Q, c = self._sampling
+        return self.scale[:, None] * (Q * c @ Q.mT) * self.scale
 
     def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:
-        """Return the same for J_c = g_c a^T, which is never formed (E9)."""
+        """Return the same for J_c = g_c a^T, which is never formed, in float64 (E9)."""
         weights = a.square() @ self.D_inverse.mT  # [batch, d_out]
         inner = self.D_inverse @ (a[..., None] * self.U_a)  # [batch, d_out, r_a]
         projected = (g[..., None] * self.U_g).mT @ inner[:, None]  # [batch, outputs, r_g, r_a]
@@ -127,7 +154,8 @@ class InformationCurvature(CurvatureBlock):
         """Return P = n_data * (U Lam_L U^T + diagonal) + prior_precision."""
         scale = (n_data * self.eigenvalues.double()).sqrt().flatten()
         D = n_data * self.diagonal.double() + prior_precision
-        return InformationPrecision(D, self.U_g.double(), self.U_a.double(), scale)
+        U_g, U_a = self.U_g.double(), self.U_a.double()
+        return InformationPrecision(D, U_g, U_a, scale, working_dtype(self.diagonal))
 
 
 def _column_products(U: Tensor) -> Tensor:

@@ -9,11 +9,17 @@ Sources: Ritter et al. (2018), section 3, for KFAC; George et al. (2018) for the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock, kronecker_product
+from bayes_vio.posterior.block import (
+    CurvatureBlock,
+    PrecisionBlock,
+    kronecker_product,
+    working_dtype,
+)
 from bayes_vio.posterior.diagonal import DiagonalPrecision
 from bayes_vio.posterior.linearisation import LayerTerms
 
@@ -26,9 +32,13 @@ class RotatedPrecision(PrecisionBlock):
     Q_a: Tensor
     rotated: DiagonalPrecision
 
+    @cached_property
+    def _rotation(self) -> tuple[Tensor, Tensor]:
+        return self.Q_g.to(self.rotated.dtype), self.Q_a.to(self.rotated.dtype)
+
     def covariance(self, terms: LayerTerms) -> Tensor:
         """Return J P^-1 J^T [batch, outputs, outputs]: rotate the factors of J, not J."""
-        return self.rotated.covariance(terms.rotated(self.Q_g, self.Q_a))
+        return self.rotated.covariance(terms.rotated(*self._rotation))
 
     def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:
         """Return the same for J_c = g_c a^T: the outer product is rotated by its factors."""
@@ -60,7 +70,7 @@ class KfacCurvature(CurvatureBlock):
     def precision(self, n_data: float, prior_precision: float | Tensor) -> RotatedPrecision:
         """Return P = n_data * G (x) A + prior_precision."""
         grid = torch.outer(self.output_eigenvalues.double(), self.input_eigenvalues.double())
-        rotated = DiagonalPrecision(n_data * grid + prior_precision)
+        rotated = DiagonalPrecision(n_data * grid + prior_precision, working_dtype(self.Q_g))
         return RotatedPrecision(self.Q_g.double(), self.Q_a.double(), rotated)
 
 
@@ -74,5 +84,6 @@ class EfbCurvature(CurvatureBlock):
 
     def precision(self, n_data: float, prior_precision: float | Tensor) -> RotatedPrecision:
         """Return P = n_data * Q diag(eigenvalues) Q^T + prior_precision, Q = Q_g (x) Q_a."""
-        rotated = DiagonalPrecision(n_data * self.eigenvalues.double() + prior_precision)
+        diagonal = n_data * self.eigenvalues.double() + prior_precision
+        rotated = DiagonalPrecision(diagonal, working_dtype(self.eigenvalues))
         return RotatedPrecision(self.Q_g.double(), self.Q_a.double(), rotated)
