@@ -102,7 +102,7 @@ class LinearLayer(Layer):
         return g.reshape(*g.shape[:2], -1, g.shape[-1]).transpose(0, 1)
 
     def jacobian(self, features: Tensor, gradients: Tensor) -> Tensor:
-        """Return sum_s g_s a_s^T [batch, columns, d_out, d_in], without turning gradients round."""
+        """Return sum_s g_s a_s^T [batch, columns, d_out, d_in], gradients as they lie."""
         return gradients.mT @ features[:, None]
 
 

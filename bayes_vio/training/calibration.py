@@ -21,6 +21,10 @@ from bayes_vio.posterior import GaussianPrediction, Posterior
 
 # How far one axis' noise may be off after training: beyond a factor e^3 something else is wrong.
 _LARGEST_LOG_SCALE = 3.0
+# The scale mends a noise model that is already fitted: a priori log s ~ N(0, 0.5^2).
+# Errors last for some seconds, so that about one frame in twenty tells something new.
+_LOG_SCALE_STD = 0.5
+_FRAMES_PER_INDEPENDENT_ERROR = 20
 
 
 @dataclass(frozen=True)
@@ -101,22 +105,26 @@ def calibrate(
 def fit_noise_scale(
     residual: Tensor, epistemic_cov: Tensor, noise_cov: Tensor
 ) -> tuple[Tensor, float]:
-    """Return the noise scale s [d] of E-C1 within [e^-3, e^3], and the mean NLL (nats) it reaches.
+    """Return the most probable noise scale s [d] of E-C1, and its mean penalised NLL (nats).
 
-    residual [n, d], epistemic_cov and noise_cov [n, d, d].
+    residual [n, d], epistemic_cov and noise_cov [n, d, d]. The scale has a log-normal prior around
+    one and lies within [e^-3, e^3]: on a few correlated errors the likelihood alone would drive
+    single axes to nothing.
     """
+    independent = max(1.0, len(residual) / _FRAMES_PER_INDEPENDENT_ERROR)
     # The bound is part of the parametrisation, s = exp(3 tanh u), so that the search is smooth.
     u = torch.zeros(residual.shape[1], dtype=residual.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [u], max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-9
     )
 
-    def scale() -> Tensor:
-        return torch.exp(_LARGEST_LOG_SCALE * torch.tanh(u))
+    def log_scale() -> Tensor:
+        return _LARGEST_LOG_SCALE * torch.tanh(u)
 
     def loss() -> Tensor:
-        s = scale()
-        return gaussian_cov_nll(residual, epistemic_cov + s[:, None] * noise_cov * s).mean()
+        s = log_scale().exp()
+        nll = gaussian_cov_nll(residual, epistemic_cov + s[:, None] * noise_cov * s).mean()
+        return nll + 0.5 * (log_scale() / _LOG_SCALE_STD).square().sum() / independent
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -125,7 +133,7 @@ def fit_noise_scale(
         return value
 
     optimizer.step(closure)  # type: ignore[arg-type]
-    return scale().detach(), float(loss().detach())
+    return log_scale().exp().detach(), float(loss().detach())
 
 
 def gaussian_cov_nll(residual: Tensor, cov: Tensor) -> Tensor:

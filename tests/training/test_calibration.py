@@ -32,7 +32,8 @@ def test_noise_scale_is_recovered_beside_a_known_epistemic_covariance() -> None:
     residual = (torch.linalg.cholesky(cov) @ draws[..., None]).squeeze(-1)
     found, nll = fit_noise_scale(residual, epistemic_cov, noise_cov)
     torch.testing.assert_close(found, scale, rtol=0.05, atol=0)
-    assert nll <= float(gaussian_cov_nll(residual, cov).mean())
+    penalty = 0.5 * float((scale.log() / 0.5).square().sum()) / (n / 20)
+    assert nll <= float(gaussian_cov_nll(residual, cov).mean()) + penalty
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def batches(std: float, n: int = 2000) -> list[tuple[Any, torch.Tensor]]:
 def test_total_variance_is_split_by_the_likelihood() -> None:
     found = calibrate(cast(Posterior, FixedPosterior()), batches(3.0), [0.2, 1.0, 1e6])
     total = 1 / found.prior_precision + found.noise_scale.square()
-    torch.testing.assert_close(total, torch.full_like(total, 9.0), rtol=0.1, atol=0)
+    torch.testing.assert_close(total, torch.full_like(total, 9.0), rtol=0.15, atol=0)
     assert [p for p, _ in found.search] == [0.2, 1.0, 1e6]
 
 
@@ -133,3 +134,13 @@ def test_lasting_share_and_time_of_simulated_noise() -> None:
 def test_drives_too_short_for_a_correlation_are_refused() -> None:
     with pytest.raises(ValueError, match="too short"):
         noise_correlation([(np.ones((5, 6)), 0.1)])
+
+
+def test_few_errors_move_the_noise_scale_little() -> None:
+    g = torch.Generator().manual_seed(5)
+    residual = 0.01 * torch.randn(40, 2, dtype=torch.float64, generator=g)
+    eye = torch.eye(2, dtype=torch.float64).expand(40, 2, 2)
+    many = residual.repeat(100, 1)
+    few_scale, _ = fit_noise_scale(residual, 1e-12 * eye, eye)
+    many_scale, _ = fit_noise_scale(many, 1e-12 * eye.repeat(100, 1, 1), eye.repeat(100, 1, 1))
+    assert bool((few_scale > 3 * many_scale).all())
