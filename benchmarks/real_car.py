@@ -61,7 +61,7 @@ def figures(report: dict) -> dict:
         "path_length_m": summary["path_length_m"],
         "t_rel_percent": summary["drift"]["t_rel_percent"],
         "r_rel_deg_per_100m": summary["drift"]["r_rel_deg_per_100m"],
-        "nees_over_6": horizon["joint"]["scale"]["nees_mean"] / 6,
+        "nees_over_6": horizon["joint"]["nees_mean"] / 6,
         "axes": {
             axis["axis"]: {
                 "rmse": axis["rmse"],
