@@ -51,7 +51,7 @@ def real_car(r: dict[str, Any]) -> list[str]:
         f"NEES / 6 = {f['nees_over_6']:.2f} (1 is true). Over DDS the real node published "
         f"{live['odometry_received']} odometry messages for {live['images_played']} images, "
         f"latency {live['latency_p50_ms']:.0f} ms (p99 {live['latency_p99_ms']:.0f} ms), of which "
-        "64 ms are the lag of this IMU's stamps. Yaw is overconfident: 05 turns at up to 32 deg/s, "
+        "64 ms are the lag of the IMU's stamps. Yaw is overconfident: 05 turns at up to 32 deg/s, "
         "the drives that calibrated it at up to 14.",
     ]
     return lines

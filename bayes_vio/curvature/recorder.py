@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.hooks import RemovableHandle
 
 from bayes_vio.curvature.inputs import map_tensors
@@ -134,7 +135,8 @@ def frozen_copy(model: nn.Module, device: torch.device | str | None = None) -> n
 @contextmanager
 def recording_gradients() -> Iterator[None]:
     """Let gradients be recorded, also inside a caller's no_grad or inference_mode."""
-    with torch.inference_mode(False), torch.enable_grad():
+    # Fused attention has no vectorised backward: torch would loop over outputs and copy.
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         yield
 
 

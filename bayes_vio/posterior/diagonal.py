@@ -34,9 +34,10 @@ class DiagonalPrecision(PrecisionBlock):
     def covariance(self, terms: LayerTerms) -> Tensor:
         """Return J P^-1 J^T [batch, outputs, outputs]."""
         parts = [
-            (J * self._inverse).flatten(2) @ J.flatten(2).mT for J in terms.jacobians(self.dtype)
+            (J * self._inverse[rows]).flatten(2) @ J.flatten(2).mT
+            for rows, J in terms.jacobian_blocks(self.dtype)
         ]
-        return torch.cat(parts).double()
+        return torch.stack(parts).sum(0).double()
 
     def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:
         """Return sum_oi g_c[o] g_c'[o] a[i]^2 / P[o, i] [batch, outputs, outputs] (E9)."""

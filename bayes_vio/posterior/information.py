@@ -78,16 +78,16 @@ class InformationPrecision(PrecisionBlock):
         A square, so that it stays positive in float32 where nearly all of J D^-1 J^T is explained.
         """
         D_inverse, _, U_a_rows = self._working
-        covs = []
-        for J in terms.jacobians(self.dtype):
+        blocks, inner, covs = list(terms.jacobian_blocks(self.dtype)), [], []
+        for rows, J in blocks:
             # A short fat product from the left: twice as fast as one with r_a columns.
-            weighted = J * D_inverse
-            projected = U_a_rows @ weighted.flatten(0, 2).mT
-            back = self._back(projected.unflatten(1, J.shape[:3]))
-            R = J.flatten(0, 2).addmm_(back.flatten(0, 2), U_a_rows).view_as(J)
-            torch.mul(R, D_inverse, out=weighted)
-            covs.append(weighted.flatten(2) @ R.flatten(2).mT)
-        return torch.cat(covs).double()
+            product = U_a_rows @ (J * D_inverse[rows]).flatten(0, 2).mT
+            inner.append(product.unflatten(1, J.shape[:3]))  # [r_a, batch, outputs, rows]
+        back = self._back(torch.cat(inner, 3))
+        for rows, J in blocks:
+            R = J.flatten(0, 2).addmm_(back[:, :, rows].flatten(0, 2), U_a_rows).view_as(J)
+            covs.append((R * D_inverse[rows]).flatten(2) @ R.flatten(2).mT)
+        return torch.stack(covs).sum(0).double()
 
     def _back(self, projected: Tensor) -> Tensor:
         """Return U_g K U_g^T J D^-1 U_a [batch, outputs, d_out, r_a] from [r_a, ..., d_out]."""

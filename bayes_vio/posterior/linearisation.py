@@ -12,8 +12,8 @@ from torch import Tensor
 from bayes_vio.curvature.layers import Layer
 from bayes_vio.curvature.recorder import Recorder, ordinary, recording_gradients
 
-# Numbers of a Jacobian in work at once: on a CPU few enough for its cache, at least one datum's.
-_PART_NUMBERS = {"cpu": 2**18}
+# Numbers of a Jacobian in work at once: 1 MB in float32 on a CPU, which stays in its cache.
+_BLOCK_NUMBERS = {"cpu": 2**18}
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,20 @@ class LayerTerms:
         """Return g [batch, outputs, d_out] and a [batch, d_in] in float64."""
         return self.gradients[:, :, 0].double(), self.features[:, 0].double()
 
-    def jacobian(self, part: slice = slice(None)) -> Tensor:
-        """Return J [batch, outputs, d_out, d_in] of a part of the batch, in network dtype."""
-        return self.layer.jacobian(self.features[part], self.gradients[part])
+    def jacobian(self, rows: slice = slice(None)) -> Tensor:
+        """Return some rows of J [batch, outputs, d_out, d_in], by default all, uncast."""
+        features = self.features if self.layer.is_kronecker else self.features[:, :, rows]
+        return self.layer.jacobian(features, self.gradients[..., rows])
 
-    def jacobians(self, dtype: torch.dtype) -> Iterator[Tensor]:
-        """Yield J [part, outputs, d_out, d_in] for parts of the batch that stay in the cache."""
+    def jacobian_blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """Yield J a few rows of d_out at a time, so that it stays in the processor's cache."""
         n_batch, n_outputs, _, d_out = self.gradients.shape
-        numbers = n_outputs * d_out * self.features.shape[-1]
-        step = max(1, _PART_NUMBERS.get(self.features.device.type, 2**24) // numbers)
-        for start in range(0, n_batch, step):
-            yield self.jacobian(slice(start, start + step)).to(dtype)
+        d_in = self.features.shape[-1] if self.layer.is_kronecker else 2
+        numbers = n_batch * n_outputs * d_in
+        step = max(1, _BLOCK_NUMBERS.get(self.features.device.type, 2**24) // numbers)
+        for start in range(0, d_out, step):
+            rows = slice(start, min(start + step, d_out))
+            yield rows, self.jacobian(rows).to(dtype)
 
     def rotated(self, Q_g: Tensor, Q_a: Tensor) -> LayerTerms:
         """Return the terms whose Jacobian is Q_g^T J Q_a, in the dtype of Q_g and Q_a."""

@@ -1,5 +1,7 @@
 """The sparse information form against dense algebra, on matrices of its own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,28 @@ def test_every_operation_is_that_of_the_dense_matrix(seed, shape):
     basis = torch.eye(d_out * d_in, dtype=torch.float64).reshape(-1, d_out, d_in)
     root = torch.stack([P.sample(e).flatten() for e in basis], 1)
     torch.testing.assert_close(root @ root.mT, inverse, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("rest", [1.0, 1e-2, 1e-3])
+def test_products_in_float32_stay_right_where_nearly_all_is_explained(rest):
+    """J lies in the span of U but for a rest: down to 3e-5 of J D^-1 J^T is left.
+
+    The difference of E11's two terms would be off by a hundredth of the variances there.
+    """
+    double = precision(3, 24, 60, 6, 8)
+    double = replace(double, scale=1e3 * double.scale)
+    g = torch.Generator().manual_seed(1)
+    mixed = torch.randn(5, 6, 6, 8, generator=g, dtype=torch.float64)
+    J = double.U_g @ mixed @ double.U_a.mT
+    J += rest * torch.randn(5, 6, 24, 60, generator=g, dtype=torch.float64)
+    truth = double.covariance(terms_of(J))
+    found = replace(double, dtype=torch.float32).covariance(terms_of(J.float()))
+    std = truth.diagonal(dim1=1, dim2=2).sqrt()
+    correlation_error = (found - truth) / (std[:, :, None] * std[:, None])
+    assert correlation_error.abs().max() < 1e-4
+    assert torch.linalg.eigvalsh(found).min() > 0
+    unexplained = (J * double.D_inverse * J).sum((2, 3))
+    assert (std.square() / unexplained).max() < max(1e-4, rest)
 
 
 @settings(max_examples=60, deadline=None)

@@ -97,14 +97,28 @@ def test_large_batches_are_predicted_in_parts(monkeypatch, structure):
 
 
 @pytest.mark.parametrize("structure", ["inf", "kfac", "diagonal"])
-def test_jacobians_are_worked_through_in_parts(monkeypatch, structure):
+def test_jacobians_are_worked_through_in_blocks(monkeypatch, structure):
     case = attention()
     posterior = fit(case, structure)
     whole = posterior.functional_covariance(case.x)
-    monkeypatch.setattr(linearisation, "_PART_NUMBERS", {"cpu": 300})
+    monkeypatch.setattr(linearisation, "_BLOCK_NUMBERS", {"cpu": 300})
     ((at, _),) = posterior.linearisations(case.x)
-    assert len(list(at.layers["qkv"].jacobians(torch.float64))) > 2
+    assert len(list(at.layers["qkv"].jacobian_blocks(torch.float64))) > 2
     torch.testing.assert_close(posterior.functional_covariance(case.x), whole)
+
+
+@pytest.mark.parametrize("structure", ["inf", "efb", "diagonal"])
+def test_products_in_a_float32_network_are_those_of_float64(structure):
+    case = attention()
+    case = Case(case.model.float(), case.x.float(), case.y.float(), case.noise_cov)
+    posterior = fit(case, structure, prior_precision=1e-3)
+    at = linearise(posterior.recorder, case.x, posterior.can_batch)
+    blocks = posterior.curvature.map(torch.Tensor.double)
+    exact = blocks.precision(posterior.n_data, posterior.prior_precision).layer_covariances(at)
+    truth, found = sum(exact.values()), posterior.prediction(at).epistemic_cov
+    std = truth.diagonal(dim1=1, dim2=2).sqrt()
+    assert ((found - truth) / (std[:, :, None] * std[:, None])).abs().max() < 1e-3
+    assert torch.linalg.eigvalsh(found).min() > 0
 
 
 def test_vectorised_and_sequential_backward_passes_agree():
