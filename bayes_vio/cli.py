@@ -232,8 +232,8 @@ def evaluate(
     """Play bags through an artifact, as the node would, and judge drift and covariance."""
     from bayes_vio.artifact import default_artifact_path
     from bayes_vio.data.bags import Topics
+    from bayes_vio.device import choose_device
     from bayes_vio.evaluation import evaluate as evaluate_artifact
-    from bayes_vio.fit import choose_device
     from bayes_vio.progress import Bars
 
     topics = Topics(

@@ -14,6 +14,7 @@ from bayes_vio.data.bags import Topics
 from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.data.image_quality import usable_bounds
 from bayes_vio.data.samples import Extrinsics
+from bayes_vio.device import choose_device
 from bayes_vio.posterior import Posterior, fit_posterior
 from bayes_vio.training.calibration import Calibration, calibrate, score
 from bayes_vio.training.correlation import correlations
@@ -81,22 +82,6 @@ def fit(
     artifact.save(out)
     observer.note(f"wrote {out}")
     return artifact
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device asked for: "auto" is CUDA where there is one, else the CPU.
-
-    Raises ValueError where a device is asked for by name and absent.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name} is not here ({torch.cuda.device_count()} CUDA devices found); "
-            f"use device=auto or cpu"
-        )
-    return device
 
 
 def _fit_map(

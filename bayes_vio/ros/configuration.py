@@ -11,6 +11,7 @@ import torch
 from rclpy.lifecycle import LifecycleNode
 
 from bayes_vio.artifact import MotionArtifact, default_artifact_path
+from bayes_vio.device import choose_device
 from bayes_vio.ros.calibration import Calibration
 from bayes_vio.ros.outputs import Outputs
 from bayes_vio.ros.parameters import CalibrationSource, NodeParameters
@@ -36,7 +37,7 @@ def configure(node: LifecycleNode, parameters: NodeParameters) -> tuple[Configur
     """
     torch.set_num_threads(parameters.torch_threads)
     cv2.setNumThreads(1)
-    device = chosen_device(parameters.device)
+    device = choose_device(parameters.device)
     path = Path(parameters.artifact) if parameters.artifact else default_artifact_path()
     artifact = MotionArtifact.load(path, device)
     Calibration(parameters, artifact.camera, artifact.extrinsics)
@@ -45,19 +46,6 @@ def configure(node: LifecycleNode, parameters: NodeParameters) -> tuple[Configur
     warm_up(artifact, device)
     configured = Configured(parameters, artifact, device, Outputs(node, parameters))
     return configured, describe(configured, path)
-
-
-def chosen_device(name: str) -> torch.device:
-    """Return the device a parameter asks for; ValueError where this machine lacks it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"parameter device: '{name}' is not there, PyTorch sees {torch.cuda.device_count()} "
-            f"CUDA devices; use auto or cpu"
-        )
-    return device
 
 
 def describe(configured: Configured, path: Path) -> str:
