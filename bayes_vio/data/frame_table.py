@@ -14,9 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bayes_vio.conventions import NS_PER_S
@@ -138,8 +140,16 @@ def _one_opencv_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
+class _Look(NamedTuple):
+    """What one image alone gives: its view [80, 256], gray levels [40, 128] and statistics."""
+
+    view: NDArray[np.uint8]
+    levels: NDArray[np.uint8]
+    statistics: tuple[float, float]
+
+
 class _Measurement:
-    """One pass over the images: decoded and projected here, flow in threads, rows in order.
+    """One pass over the images: decoded here, views and flow in threads, rows in order.
 
     Threads do: OpenCV releases the interpreter's lock, and views need no copying to processes.
     """
@@ -152,8 +162,9 @@ class _Measurement:
         self._stamps: list[int] = []
         self._pairs: list[tuple[int, int]] = []
         self._statistics: list[tuple[float, float]] = []
-        self._views: deque[NDArray[np.uint8]] = deque(maxlen=MAX_STRIDE + 1)
-        self._running: deque[Future[NDArray[np.float32]]] = deque()
+        self._recent: deque[Future[_Look]] = deque(maxlen=MAX_STRIDE + 1)
+        self._looks: deque[Future[_Look]] = deque()
+        self._flows: deque[Future[NDArray[np.float16]]] = deque()
         self._too_long = 0
         self._digest = hashlib.sha256()
 
@@ -168,27 +179,21 @@ class _Measurement:
             )
             pool = stack.enter_context(ThreadPoolExecutor(workers))
             for stamp_ns, image in self._streams.frames():
-                self._take(stamp_ns, image, gray, pool)
-                while len(self._running) > 4 * workers:
-                    flow.append(self._running.popleft().result())
+                self._submit(stamp_ns, image, pool)
+                self._write(gray, flow, waiting=4 * workers)
                 if progress is not None:
                     progress(len(self._stamps), total)
-            for future in self._running:
-                flow.append(future.result())
+            self._write(gray, flow, waiting=0)
         if len(self._stamps) < 2:
             raise BagError(f"{self._streams.name} has {len(self._stamps)} usable images; need 2")
         self._save()
 
-    def _take(
-        self, stamp_ns: int, image: NDArray[np.uint8], gray: RowWriter, pool: ThreadPoolExecutor
-    ) -> None:
-        view = self._projector.project(image)
-        levels = to_grid_levels(view)
-        gray.append(levels)
-        self._digest.update(stamp_ns.to_bytes(8, "little", signed=True) + levels.tobytes())
+    def _submit(self, stamp_ns: int, image: NDArray[np.uint8], pool: ThreadPoolExecutor) -> None:
         self._stamps.append(stamp_ns)
-        self._statistics.append(image_statistics_of(view))
-        self._views.append(view)
+        # Submitted before the pairs that wait for it, so that a waiting thread never starves it.
+        look = pool.submit(self._look, image)
+        self._recent.append(look)
+        self._looks.append(look)
         further = int(self._rng.integers(2, MAX_STRIDE + 1))
         for stride in (1, further):
             self._pair(stride, pool)
@@ -202,14 +207,29 @@ class _Measurement:
             self._too_long += stride == 1
             return
         self._pairs.append((earlier, later))
-        self._running.append(pool.submit(self._flow, self._views[-1 - stride], self._views[-1]))
+        self._flows.append(pool.submit(self._flow, self._recent[-1 - stride], self._recent[-1]))
 
-    def _flow(
-        self, earlier_view: NDArray[np.uint8], later_view: NDArray[np.uint8]
-    ) -> NDArray[np.float32]:
+    def _write(self, gray: RowWriter, flow: RowWriter, waiting: int) -> None:
+        """Append finished rows in order until no more than ``waiting`` of a kind are left."""
+        while len(self._looks) > waiting:
+            look, stamp_ns = self._looks.popleft().result(), self._stamps[len(self._statistics)]
+            gray.append(look.levels)
+            stamp = stamp_ns.to_bytes(8, "little", signed=True)
+            self._digest.update(stamp + look.levels.tobytes())
+            self._statistics.append(look.statistics)
+        while len(self._flows) > waiting:
+            flow.append(self._flows.popleft().result())
+
+    def _look(self, image: NDArray[np.uint8]) -> _Look:
+        view = self._projector.project(image)
+        return _Look(view, to_grid_levels(view), image_statistics_of(view))
+
+    def _flow(self, earlier: Future[_Look], later: Future[_Look]) -> NDArray[np.float16]:
         if not hasattr(self._estimators, "flow"):
             self._estimators.flow = FlowEstimator(self._projector.valid_pixels)
-        return self._estimators.flow(earlier_view, later_view)
+        flow = self._estimators.flow(earlier.result().view, later.result().view)
+        # NumPy's own conversion takes thirty times as long.
+        return torch.from_numpy(flow).half().numpy()
 
     def _save(self) -> None:
         brightness, sharpness = np.array(self._statistics).T

@@ -17,7 +17,7 @@ from bayes_vio.data.samples import (
 )
 
 # Changes whenever the same image would give another view or flow: part of every cache's key.
-VIEW_VERSION = 1
+VIEW_VERSION = 2
 MIN_VIEW_SHARE = 0.30
 # From this ratio of source to view resolution on, plain bilinear sampling would alias.
 _ALIASING_SCALE = 1.5
@@ -166,8 +166,8 @@ class FlowEstimator:
     """Measure dense flow between two views (DIS, Kroeger et al. 2016) on the coarse grid.
 
     Settings: the search goes down to full resolution, which halves the error of yaw rates told
-    from the flow against the half resolution of OpenCV's presets; a single refinement step warps
-    real views onto each other best. ``valid_pixels`` [80, 256] of the projector: other pixels are
+    from the flow against the half resolution of OpenCV's presets. Patches of 8 pixels every 5 and
+    a single refinement step tell known zooms best for their time. ``valid_pixels`` [80, 256] of the projector: other pixels are
     left out of a cell's mean. One instance serves one thread.
     """
 
@@ -175,6 +175,8 @@ class FlowEstimator:
         self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._dis.setFinestScale(0)
         self._dis.setVariationalRefinementIterations(1)
+        self._dis.setPatchStride(5)
+        self._dis.setGradientDescentIterations(12)
         if valid_pixels is None:
             valid_pixels = np.ones((VIEW_HEIGHT, VIEW_WIDTH), bool)
         self._weight = valid_pixels.astype(np.float32)[..., None]
@@ -190,7 +192,8 @@ class FlowEstimator:
         Displacements (right, down) in focal lengths; zero in cells that the camera does not see.
         """
         pixels = self._dis.calc(later_view, earlier_view, None)  # pyright: ignore
-        return _cells(pixels * self._weight).transpose(2, 0, 1) * self._scale
+        horizontal, vertical = cv2.split(_cells(pixels * self._weight))
+        return np.stack([horizontal * self._scale, vertical * self._scale])
 
 
 def _cells(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -40,9 +40,10 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.register_buffer("rotation_basis", rotation_flow_basis(), persistent=False)
         self.register_buffer("road_weight", road_speed_weight(), persistent=False)
-        self.stem = nn.Conv2d(IMAGE_CHANNELS, 24, 5, stride=2, padding=2)
-        self.middle = nn.Conv2d(24, 48, 3, stride=2, padding=1)
-        self.top = nn.Conv2d(48, width, 3, stride=2, padding=1)
+        # Large overlapping patches at once: a stem at half resolution would spend as much time on
+        # its Jacobian as all other layers together.
+        self.stem = nn.Conv2d(IMAGE_CHANNELS, 32, 6, stride=4, padding=1)
+        self.top = nn.Conv2d(32, width, 3, stride=2, padding=1)
 
     def channels(self, x: MotionInput) -> Tensor:
         """Return the image channels [batch, 8, 40, 128], each of order one."""
@@ -64,7 +65,6 @@ class ImageEncoder(nn.Module):
     def forward(self, x: MotionInput) -> Tensor:
         """Return tokens [batch, 80, width], row by row."""
         h = F.gelu(self.stem(self.channels(x)))
-        h = F.gelu(self.middle(h))
         return self.top(h).flatten(2).transpose(1, 2)
 
 
