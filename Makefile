@@ -41,7 +41,7 @@ test-core test-ros: export OMP_NUM_THREADS := 1
 test-core: install
 	@$(HAS_ROS) || echo "tests with ROS 2 are left out: no rclpy here (see bayes-vio doctor)"
 	@$(PYTEST) -p xdist.plugin -n $(WORKERS) --dist loadfile \
-	    -m "not slow and not ros" --ignore tests/ros tests
+	    -m "not slow and not ros and not oracle" --ignore tests/ros tests
 
 # In a process of its own, without xdist: nodes and their discovery want the machine alone.
 test-ros: install

@@ -57,6 +57,7 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch", "*.launch.py")),
         (f"share/{NAME}/config", files("config", "*.yaml")),
+        (f"share/{NAME}/config/sros2", files("config/sros2", "*.xml")),
         # pip and colcon put scripts in bin; ros2 run and launch look for executables here.
         (f"lib/{NAME}", files("scripts", "*")),
     ],
@@ -65,8 +66,8 @@ setup(
         "scipy>=1.11",
         "torch>=2.6",
         "safetensors>=0.4",
-        "rosbags>=0.11",
-        "apsw>=3.45",
+        "rosbags>=0.11,<0.12",
+        "lz4>=4.3",
         "opencv-python>=4.8",
         "matplotlib>=3.8",
         "typer>=0.15",
@@ -76,6 +77,13 @@ setup(
     extras_require={
         "ros": [f"{requirement} ; {ROS_WHEELS}" for requirement in ROS],
         "backpack": ["backpack-for-pytorch>=1.7"],
+        # What tests marked `oracle` compare with.
+        "oracle": [
+            "curvlinops-for-pytorch>=3.0.1,<4",
+            "laplace-torch>=0.3,<0.4",
+            "backpack-for-pytorch>=1.7",
+        ],
+        "search": ["optuna>=4"],
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",

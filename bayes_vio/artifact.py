@@ -1,12 +1,14 @@
-"""The fitted artifact: a folder of artifact.json, model.safetensors, posterior.safetensors."""
+"""The fitted artifact: a folder of artifact.json, model.safetensors, posterior.safetensors.
+
+artifact.json is sealed (see ``sealed``) and holds the hashes of the two other files, so that a
+changed bit anywhere is found before a number is used. Only these three names are ever opened, as
+regular files: links are not followed, and sizes are bounded before anything is read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
 
 from bayes_vio import __version__
+from bayes_vio.artifact_checks import build_model, check_prediction, check_values, model_settings
 from bayes_vio.conventions import AXES, AXIS_UNITS
 from bayes_vio.data.image_quality import ImageStatistics, image_statistics_of
 from bayes_vio.data.samples import (
@@ -31,16 +35,21 @@ from bayes_vio.data.samples import (
     Extrinsics,
     MotionInput,
 )
-from bayes_vio.models.motion import MotionModel, MotionModelSettings
+from bayes_vio.models.motion import MotionModel
 from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior import GaussianPrediction, Posterior
+from bayes_vio.posterior import storage as posterior_storage
+from bayes_vio.sealed import FormatError, check_seal, parse, sealed
+from bayes_vio.whole_files import partial_folder, read_bounded, write_whole
 
 __all__ = ["ArtifactError", "ImageStatistics", "MotionArtifact", "image_statistics_of"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _JSON, _MODEL, _POSTERIOR = "artifact.json", "model.safetensors", "posterior.safetensors"
+_FILES = (_JSON, _MODEL, _POSTERIOR)
 # artifact.json is a few kilobytes; a larger one is no artifact and is not read into memory.
 _LARGEST_JSON_BYTES = 4 * 1024 * 1024
+_LARGEST_MODEL_BYTES = 2**30
 
 
 class ArtifactError(ValueError):
@@ -54,7 +63,7 @@ class MotionArtifact:
     ``time_offset_s``: see conventions. ``epistemic_correlation_s``: correlation time of the
     epistemic error along a drive. ``noise_correlation``: how much of the noise lasts.
     ``dt_range_s``: intervals seen in training. ``metadata``: fit metrics, hashes of the bags, what
-    the posterior covers; JSON values only.
+    the posterior covers; JSON values only. Raises ArtifactError for values that no car has.
     """
 
     model: MotionModel
@@ -67,6 +76,12 @@ class MotionArtifact:
     image_statistics: ImageStatistics
     dt_range_s: tuple[float, float]
     metadata: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        try:
+            check_values(self)
+        except ValueError as error:
+            raise ArtifactError(f"these values make no artifact: {error}") from error
 
     def predict(self, x: MotionInput) -> GaussianPrediction:
         """Return mean [batch, 6] in Log coordinates, epistemic_cov and noise_cov [batch, 6, 6].
@@ -84,37 +99,39 @@ class MotionArtifact:
         )
 
     def save(self, path: Path) -> None:
-        """Write the folder whole or not at all; replaces an artifact that is already there."""
+        """Write the folder whole or not at all; replaces an artifact that is already there.
+
+        Raises ArtifactError where ``path`` holds something else, or where what would be written
+        could not be loaded.
+        """
         path = Path(path)
-        _refuse_foreign_folder(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        check_replaceable(path)
+        contents = self._contents()
+        with partial_folder(path) as partial:
+            for name, content in contents.items():
+                write_whole(partial / name, content)
+
+    def _contents(self) -> dict[str, bytes]:
         try:
-            self._write(partial)
-            _swap_in(partial, path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            check_prediction(self)
+            weights = {n: t.detach().cpu() for n, t in self.model.state_dict().items()}
+            tensors = {
+                _MODEL: tensors_to_bytes({n: t.contiguous() for n, t in weights.items()}),
+                _POSTERIOR: posterior_storage.to_bytes(self.posterior),
+            }
+            description = sealed(self._description(tensors))
+        except (ValueError, RuntimeError) as error:
+            raise ArtifactError(f"this artifact cannot be written: {error}") from error
+        return {**tensors, _JSON: (json.dumps(description, indent=1) + "\n").encode()}
 
-    def _write(self, folder: Path) -> None:
-        weights = {n: t.detach().cpu().contiguous() for n, t in self.model.state_dict().items()}
-        save_file(weights, folder / _MODEL)
-        self.posterior.save(folder / _POSTERIOR)
-        text = json.dumps(self._description(folder), indent=1, allow_nan=False)
-        (folder / _JSON).write_text(text + "\n")
-        for file in folder.iterdir():
-            file.chmod(0o644)
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        folder.chmod(0o755)
-
-    def _description(self, folder: Path) -> dict[str, Any]:
+    def _description(self, tensors: dict[str, bytes]) -> dict[str, Any]:
         return {
             "format_version": FORMAT_VERSION,
             "package_version": __version__,
             "input": _input_shapes(),
             "output": {"axes": list(AXES), "units": list(AXIS_UNITS), "frame": "base_link"},
             "model": asdict(self.model.settings),
-            "sha256": {name: _sha256(folder / name) for name in (_MODEL, _POSTERIOR)},
+            "sha256": {name: _sha256(content) for name, content in tensors.items()},
             "camera": _camera_to_json(self.camera),
             "extrinsics": {
                 "T_base_imu": self.extrinsics.T_base_imu.tolist(),
@@ -131,48 +148,75 @@ class MotionArtifact:
 
     @staticmethod
     def load(path: Path, device: str | torch.device = "cpu") -> MotionArtifact:
-        """Read an artifact folder onto a device.
+        """Read an artifact folder onto a device, and try it once.
 
         Raises ArtifactError, in one sentence, for a folder that is missing, truncated, changed
-        after it was written, or of another format version.
+        after it was written, of another format version, or whose numbers make no prediction.
         """
         path = Path(path)
         description = read_description(path)
-        _check_hashes(path, description["sha256"])
+        weights, posterior = (_read(path, name, description) for name in (_MODEL, _POSTERIOR))
         try:
-            model = MotionModel(MotionModelSettings(**description["model"]))
-            model.load_state_dict(load_file(path / _MODEL))
+            model = build_model(model_settings(description["model"]), tensors_from_bytes(weights))
             model.to(device).eval().requires_grad_(False)
-            posterior = Posterior.load(path / _POSTERIOR, model)
-            return _assemble(description, model, posterior)
-        except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            source = str(path / _POSTERIOR)
+            artifact = _assemble(
+                description, model, posterior_storage.from_bytes(posterior, model, source)
+            )
+            check_prediction(artifact)
+        except ArtifactError as error:
+            raise ArtifactError(f"artifact {path} is of no use: {error}") from error
+        except _UNFIT as error:
             raise ArtifactError(f"artifact {path} does not fit this version: {error}") from error
+        return artifact
+
+
+# What reading a description that is whole but of other content can raise.
+_UNFIT = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
+_UNFIT += (SafetensorError,)
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return artifact.json of a folder, checked for format version and input shapes."""
+    """Return artifact.json of a folder, checked for damage, format version and input shapes."""
     file = Path(path) / _JSON
     if not file.is_file():
         raise ArtifactError(
             f"no artifact at {path}: {_JSON} is missing; run `bayes-vio fit` first"
         )
-    if file.stat().st_size > _LARGEST_JSON_BYTES:
-        raise ArtifactError(f"{file} is larger than an artifact's description can be")
     try:
-        description = json.loads(file.read_text())
-    except ValueError as error:
-        raise ArtifactError(
-            f"{file} is not valid JSON ({error}); copy the artifact anew"
-        ) from error
-    version = description.get("format_version") if isinstance(description, dict) else None
+        description = parse(_read_file(file, _LARGEST_JSON_BYTES))
+    except FormatError as error:
+        raise ArtifactError(f"{file} {error}; copy the artifact anew") from error
+    version = description.get("format_version")
     if version != FORMAT_VERSION:
         raise ArtifactError(
             f"artifact {path} has format version {version}, this package reads {FORMAT_VERSION}; "
             f"fit it again"
         )
+    try:
+        check_seal(description)
+    except FormatError as error:
+        raise ArtifactError(f"{file} {error}; copy the artifact anew") from error
     if description.get("input") != _input_shapes():
         raise ArtifactError(f"artifact {path} is for inputs of another shape; fit it again")
     return description
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise ArtifactError where an artifact written to ``path`` would destroy something else."""
+    path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise ArtifactError(f"{path} is a link to nothing; remove it or choose another path")
+    if not path.exists():
+        return
+    names = {file.name for file in path.iterdir()} if path.is_dir() else None
+    if names is None or (names and _JSON not in names):
+        raise ArtifactError(f"{path} exists and is no artifact; choose another path")
+    if others := sorted(names.difference(_FILES)):
+        raise ArtifactError(
+            f"{path} holds {others[0]}, which is no part of an artifact and would be lost; "
+            f"choose another path"
+        )
 
 
 def default_artifact_path() -> Path:
@@ -236,37 +280,27 @@ def _camera_from_json(value: dict[str, Any]) -> CameraModel:
     )
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
-def _check_hashes(path: Path, expected: dict[str, str]) -> None:
-    for name in (_MODEL, _POSTERIOR):
-        file = path / name
-        if not file.is_file():
-            raise ArtifactError(f"artifact {path} is incomplete: {name} is missing")
-        if _sha256(file) != expected.get(name):
-            raise ArtifactError(
-                f"artifact {path} is damaged: {name} is not the file that was written with "
-                f"{_JSON}; copy the artifact anew"
-            )
+def _read(path: Path, name: str, description: dict[str, Any]) -> bytes:
+    """Return a file's content, which must be what the description was written with."""
+    file = path / name
+    if not file.is_file():
+        raise ArtifactError(f"artifact {path} is incomplete: {name} is missing")
+    largest = _LARGEST_MODEL_BYTES if name == _MODEL else posterior_storage.LARGEST_BYTES
+    content, hashes = _read_file(file, largest), description.get("sha256")
+    if not isinstance(hashes, dict) or hashes.get(name) != _sha256(content):
+        raise ArtifactError(
+            f"artifact {path} is damaged: {name} is not the file that was written with "
+            f"{_JSON}; copy the artifact anew"
+        )
+    return content
 
 
-def _refuse_foreign_folder(path: Path) -> None:
-    if path.exists() and not (path / _JSON).is_file() and (path.is_file() or any(path.iterdir())):
-        raise ArtifactError(f"{path} exists and is no artifact; choose another path")
-
-
-def _swap_in(partial: Path, path: Path) -> None:
-    """Put a finished folder in place of an earlier artifact, which stays until then."""
-    if not path.exists():
-        partial.rename(path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    path.rename(old / "artifact")
-    partial.rename(path)
-    shutil.rmtree(old)
+def _read_file(file: Path, largest_bytes: int) -> bytes:
+    try:
+        return read_bounded(file, largest_bytes)
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -20,10 +21,19 @@ from bayes_vio.cli_options import (
     ExtrinsicsFile,
     ImageTopic,
     ImuTopic,
+    KittiRawFolder,
+    KittiSequence,
     ReferenceFrame,
     ReferenceTopic,
     ReferenceWorld,
+    SourceCamera,
+    SourceLayout,
     Storage,
+    Structure,
+    VideoJpegQuality,
+    check_creatable,
+    check_writable_folder,
+    number,
 )
 
 app = typer.Typer(
@@ -41,22 +51,28 @@ _BAD_INPUT = (
     IsADirectoryError,
     PermissionError,
 )
+_INTERRUPTED = 130  # what a shell says of a process that SIGINT ended
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an error becomes one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        return app(arguments, prog_name="bayes-vio", standalone_mode=False) or 0
+        code = app(arguments, prog_name="bayes-vio", standalone_mode=False) or 0
+        sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        return 130
+        code = _INTERRUPTED  # by typers that do not return it themselves
     except Exception as error:
         if os.environ.get("BAYES_VIO_TRACEBACK") == "1":
             raise
         code, line = explain(error)
         print(f"bayes-vio: {line}", file=sys.stderr)
+        _drop_unwritten_output()
         return code
+    if code == _INTERRUPTED:
+        print("interrupted", file=sys.stderr)
+    return code
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -64,11 +80,31 @@ def explain(error: Exception) -> tuple[int, str]:
     message = " ".join(str(error).split()) or type(error).__name__
     if hasattr(error, "format_message"):  # the parser's own
         return 2, f"{error.format_message()} (see --help)"  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(error, OSError) and error.strerror:
+        return _explain_system(error)
     if isinstance(error, _BAD_INPUT):
         return 2, message
     if isinstance(error, ImportError):
         return 1, f"{message}; `bayes-vio doctor` tells what is missing and what mends it"
     return 1, f"{type(error).__name__}: {message} (BAYES_VIO_TRACEBACK=1 shows where)"
+
+
+def _explain_system(error: OSError) -> tuple[int, str]:
+    """Return code and line for what the operating system refused."""
+    subject = f"{error.filename}: " if error.filename else ""
+    if error.errno in _DISK_FULL:
+        return 1, f"{subject}{error.strerror}; free some space and run the same command again"
+    if isinstance(error, _BAD_INPUT) or error.errno == errno.EROFS:
+        return 2, f"{subject}{error.strerror}"
+    return 1, f"{subject}{error.strerror} ({type(error).__name__})"
+
+
+def _drop_unwritten_output() -> None:
+    """Keep the interpreter from failing once more over an output that takes nothing any more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_version(wanted: bool) -> None:
@@ -89,22 +125,20 @@ def options(
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Option(help="The bag to write", metavar="BAG")],
-    duration: Annotated[float, typer.Option(help="Length of the drive, s", min=2)] = 60.0,
-    max_speed: Annotated[float, typer.Option(help="Largest speed, m/s", min=1)] = 20.0,
-    seed: Annotated[int, typer.Option(help="Of drive, world and noise", min=0)] = 0,
-    image_rate: Annotated[float, typer.Option(help="Images, Hz", min=1)] = 10.0,
-    imu_rate: Annotated[float, typer.Option(help="IMU samples, Hz", min=20)] = 100.0,
-    width: Annotated[int, typer.Option(help="Image width, pixels", min=16)] = 256,
-    height: Annotated[int, typer.Option(help="Image height, pixels", min=16)] = 80,
-    focal: Annotated[float, typer.Option(help="Focal length, pixels", min=1)] = 148.0,
-    exposure: Annotated[float, typer.Option(help="Exposure, s: blurs the motion", min=0)] = 0.0,
+    duration: Annotated[float, number("Length of the drive, s", 2, 86_400)] = 60.0,
+    max_speed: Annotated[float, number("Largest speed, m/s", 1, 100)] = 20.0,
+    seed: Annotated[int, typer.Option(help="Of drive, world and noise", min=0, max=2**31)] = 0,
+    image_rate: Annotated[float, number("Images, Hz", 1, 1000)] = 10.0,
+    imu_rate: Annotated[float, number("IMU samples, Hz", 20, 10_000)] = 100.0,
+    width: Annotated[int, typer.Option(help="Image width, pixels", min=16, max=8192)] = 256,
+    height: Annotated[int, typer.Option(help="Image height, pixels", min=16, max=8192)] = 80,
+    focal: Annotated[float, number("Focal length, pixels", 1, 100_000)] = 148.0,
+    exposure: Annotated[float, number("Exposure, s: blurs the motion", 0, 1)] = 0.0,
     jpeg_quality: Annotated[
         int | None,
         typer.Option(help="Compressed images, 1-100", show_default="raw images", min=1, max=100),
     ] = None,
-    time_offset: Annotated[
-        float, typer.Option(help="IMU stamp minus image stamp, s", min=-0.5, max=0.5)
-    ] = 0.0,
+    time_offset: Annotated[float, number("IMU stamp minus image stamp, s", -0.5, 0.5)] = 0.0,
     storage: Annotated[Storage, typer.Option(help="Format of the bag")] = Storage.MCAP,
 ) -> None:
     """Drive a car through a random world; write its IMU, camera and true pose as a bag."""
@@ -131,8 +165,54 @@ def simulate(
         imu=ImuSettings(rate_hz=imu_rate, time_offset_s=time_offset),
         storage=storage.value,
     )
+    check_creatable(out)
     with Bars() as bars:
         write_simulation(out, settings, lambda done, total: bars.show(out.name, done, total))
+
+
+@app.command()
+def convert(
+    layout: SourceLayout,
+    source: Annotated[Path, typer.Argument(help="Its folder", metavar="SOURCE", exists=True)],
+    out: Annotated[Path, typer.Argument(help="The bag to write", metavar="OUT")],
+    sequence: KittiSequence = None,
+    camera: SourceCamera = None,
+    raw: KittiRawFolder = None,
+    jpeg_quality: VideoJpegQuality = None,
+    storage: Annotated[Storage, typer.Option(help="Format of the bag")] = Storage.MCAP,
+) -> None:
+    """Turn a public data set, or a folder of images and CSV files, into a bag for fit.
+
+    Every bag has base_link x forward, y left, z up, image files as they are, stamps to the
+    nanosecond, and, where the source has them, an IMU and reference poses.
+
+    kitti-odometry: the folder with sequences/ and poses/; base_link is the OXTS unit.
+
+    kitti-raw: a folder DATE/DATE_drive_NNNN_sync or _extract, calibration files in DATE; base_link
+    is the OXTS unit, IMU and reference are its own.
+
+    euroc: a folder with mav0/ (cam0, imu0, state_groundtruth_estimate0); base_link has its
+    origin at the IMU, its axes along the camera's.
+
+    comma2k19: a segment with video.hevc, processed_log/ and global_pose/; base_link is the camera,
+    x along the direction of travel.
+
+    folder: images.csv (stamp, file), camera.yaml (size, K, distortion, T_base_camera, T_base_imu)
+    and, if you have them, imu.csv (stamp, ax, ay, az, gx, gy, gz) and poses.csv (stamp, x, y, z,
+    qx, qy, qz, qw of base_link). m, m/s^2 (gravity included), rad/s; a whole number is a stamp in
+    nanoseconds, one with a point in seconds. T_base_camera, T_base_imu: four rows of four numbers.
+    """
+    from bayes_vio.data.convert.conversion import ConvertOptions
+    from bayes_vio.data.convert.conversion import convert as write_converted
+    from bayes_vio.progress import Bars
+
+    options = ConvertOptions(sequence, camera, raw, jpeg_quality)
+    with Bars() as bars:
+        conversion = write_converted(
+            layout, source, out, options, storage.value,
+            lambda done, total: bars.show(out.name, done, total),
+        )  # fmt: skip
+    print("\n".join(conversion.lines()))
 
 
 @app.command()
@@ -147,13 +227,13 @@ def fit(
     out: Annotated[Path, typer.Option(help="The artifact to write", metavar="FOLDER")],
     epochs: Annotated[int, typer.Option(help="Largest number of epochs", min=1)] = 60,
     batch_size: Annotated[int, typer.Option(help="Samples per step", min=1)] = 64,
-    structure: Annotated[str, typer.Option(help="The posterior's structure")] = "inf",
+    structure: Annotated[
+        Structure, typer.Option(help="The posterior's structure")
+    ] = Structure.INF,
     rank: Annotated[int, typer.Option(help="Eigenvectors kept per layer", min=1)] = 100,
     time_offset: Annotated[
         float | None,
-        typer.Option(
-            help="IMU stamp minus image stamp, s", show_default="estimated", metavar="SECONDS"
-        ),
+        number("IMU stamp minus image stamp, s", -10, 10, show_default="estimated"),
     ] = None,
     start_from: Annotated[
         Path | None,
@@ -165,9 +245,9 @@ def fit(
         ),
     ] = None,
     learning_rate: Annotated[
-        float, typer.Option(help="Its peak; a quarter of it with --start-from", min=1e-9)
+        float, number("Its peak; a quarter of it with --start-from", 1e-9, 10)
     ] = 2e-3,
-    seed: Annotated[int, typer.Option(help="Of everything random")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random", min=0, max=2**31)] = 0,
     device: Device = "auto",
     work_dir: Annotated[
         Path | None,
@@ -196,7 +276,7 @@ def fit(
         map=MapFitSettings(
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
         ),
-        structure=structure,
+        structure=structure.value,
         rank=rank,
         time_offset_s=time_offset,
         start_from=start_from,
@@ -208,6 +288,7 @@ def fit(
         reference_world, reference_frame, base_frame,
     )  # fmt: skip
     extrinsics = _extrinsics(extrinsics_file)
+    check_creatable(out)
     with FitDisplay() as display:
         fit_artifact(train, validation, out, settings, topics, extrinsics, work_dir, display)
 
@@ -241,6 +322,7 @@ def evaluate(
         reference_world, reference_frame, base_frame,
     )  # fmt: skip
     extrinsics = _extrinsics(extrinsics_file)
+    check_writable_folder(out)
     with Bars() as bars:
         evaluate_artifact(
             artifact or default_artifact_path(), bags, out, topics,
@@ -267,6 +349,9 @@ def run(
 
     parameters = [] if device is None else ["-p", f"device:={device}"]
     if artifact is not None:
+        from bayes_vio.artifact import read_description
+
+        read_description(artifact)  # said now, rather than by a node that stays unconfigured
         parameters += ["-p", f"artifact:={artifact.resolve()}"]
     extra = [argument for argument in context.args if argument != "--ros-args"]
     return run_node(["bayes-vio", "--ros-args", *parameters, *extra])
@@ -290,6 +375,7 @@ def demo(
     """Simulate drives, fit an artifact, run the node on a drive held out, and judge it."""
     from bayes_vio.demo import demo as run_demo
 
+    check_writable_folder(out)
     run_demo(out)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from bayes_vio.data.convert import Layout
 
 
 class Storage(str, Enum):
@@ -14,6 +18,46 @@ class Storage(str, Enum):
 
     MCAP = "mcap"
     SQLITE3 = "sqlite3"
+
+
+class Structure(str, Enum):
+    """How the information matrix over the network's weights is structured."""
+
+    INF = "inf"
+    DIAGONAL = "diagonal"
+    KFAC = "kfac"
+    EFB = "efb"
+
+
+def number(text: str, low: float, high: float, show_default: str | bool = True) -> Any:
+    """Return an option for a number in [low, high], units in the text; NaN is in no range."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not low <= value <= high:
+            raise typer.BadParameter(f"{value} is not in the range {low:g} to {high:g}")
+        return value
+
+    return typer.Option(
+        help=text, callback=check, show_default=show_default, metavar=f"{low:g}..{high:g}"
+    )
+
+
+def check_creatable(path: Path) -> None:
+    """Raise PermissionError where nothing could be written to ``path``, before work is done."""
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder, so {path} cannot be written")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} is not writable, so {path} cannot be written")
+
+
+def check_writable_folder(path: Path) -> None:
+    """Raise an OSError where files could not be written into the folder ``path``."""
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} exists and is no folder; choose another path")
+    check_creatable(path / "file")
 
 
 def _topic(text: str, default: str | bool) -> Any:
@@ -48,8 +92,44 @@ ArtifactFolder = Annotated[
         "--artifact", help="A fitted artifact", show_default="the installed one", metavar="FOLDER"
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N")]
+
+
+def _device_name(value: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value) is None:
+        raise typer.BadParameter(f"{value!r} is none of auto, cpu, cuda and cuda:N")
+    return value
+
+
+Device = Annotated[
+    str,
+    typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N", callback=_device_name),
+]
 Bags = Annotated[
     list[Path],
     typer.Argument(help="rosbag2 folders, or bare .mcap / .db3 files", metavar="BAG", exists=True),
+]
+SourceLayout = Annotated[Layout, typer.Argument(help="How SOURCE is laid out", metavar="LAYOUT")]
+KittiSequence = Annotated[
+    str | None, typer.Option(help="kitti-odometry: which one, 00 to 21", metavar="NN")
+]
+SourceCamera = Annotated[
+    str | None,
+    typer.Option(
+        help="kitti-odometry, kitti-raw, euroc: folder of images, like image_2 or cam1",
+        show_default="the left gray one",
+        metavar="NAME",
+    ),
+]
+KittiRawFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="kitti-odometry: folder of the raw drive's day, for IMU and true stamps",
+        show_default="no IMU",
+        metavar="FOLDER",
+        exists=True,
+    ),
+]
+VideoJpegQuality = Annotated[
+    int | None,
+    typer.Option(help="comma2k19: of the frames, 1-100", show_default="95", min=1, max=100),
 ]

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bayes_vio.artifact import MotionArtifact, read_description
+from bayes_vio.artifact import MotionArtifact, check_replaceable, read_description
 from bayes_vio.data.bags import Topics
 from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.data.image_quality import usable_bounds
 from bayes_vio.data.samples import Extrinsics
 from bayes_vio.device import choose_device
+from bayes_vio.evaluation.fit_report import describe_fit, validation_errors, write_fit_report
 from bayes_vio.posterior import Posterior, fit_posterior
 from bayes_vio.training.calibration import Calibration, calibrate, score
 from bayes_vio.training.correlation import correlations
@@ -27,6 +28,7 @@ from bayes_vio.training.recordings import (
     fingerprint,
     read_recordings,
 )
+from bayes_vio.whole_files import sole_use
 
 STRIDES = (1, 2, 3, 4, 5)
 
@@ -65,23 +67,27 @@ def fit(
 ) -> MotionArtifact:
     """Fit an artifact from bags and write it to ``out``; a killed fit continues where it was.
 
+    ``OUT.report`` beside it tells what went in, what was chosen and what may be trusted.
     ``work_dir`` keeps decoded frames and the checkpoint, by default beside ``out``. Raises
     BagError, TimeOffsetError or ValueError with one sentence on what is wrong with the input.
     """
     settings, observer = settings or FitSettings(), observer or FitObserver()
     work_dir = work_dir or out.parent / f"{out.name}.work"
     device = choose_device(settings.device)
-    observer.stage("Reading recordings")
-    recordings = read_recordings(
-        train, validation, work_dir / "frames", topics, extrinsics,
-        settings.time_offset_s, settings.seed, observer,
-    )  # fmt: skip
-    estimate = _fit_map(recordings, work_dir, settings, device, observer)
-    posterior, calibration = _fit_posterior(estimate, recordings, settings, device, observer)
-    artifact = _assemble(estimate, posterior, calibration, recordings, settings, observer)
-    artifact.save(out)
-    observer.note(f"wrote {out}")
-    return artifact
+    check_replaceable(out)
+    with sole_use(work_dir, "fit", cache=work_dir / "frames"):
+        observer.stage("Reading recordings")
+        recordings = read_recordings(
+            train, validation, work_dir / "frames", topics, extrinsics,
+            settings.time_offset_s, settings.seed, observer,
+        )  # fmt: skip
+        estimate = _fit_map(recordings, work_dir, settings, device, observer)
+        posterior, calibration = _fit_posterior(estimate, recordings, settings, device, observer)
+        artifact = _assemble(estimate, posterior, calibration, recordings, settings, observer)
+        artifact.save(out)
+        observer.note(f"wrote {out}")
+        _report(artifact, recordings, out, settings, observer)
+        return artifact
 
 
 def _fit_map(
@@ -186,6 +192,7 @@ def _assemble(
         dt_range_s=(float(intervals_s.min()), float(intervals_s.max())),
         metadata={
             "parameters": sum(p.numel() for p in estimate.model.parameters()),
+            "time_offset_std_s": recordings.time_offset.std_s,
             "prior_precision": calibration.prior_precision,
             "prior_search": [list(pair) for pair in calibration.search],
             "validation": {
@@ -201,6 +208,19 @@ def _assemble(
             "settings": json.loads(json.dumps(asdict(settings), default=str)),
         },
     )
+
+
+def _report(
+    artifact: MotionArtifact,
+    recordings: Recordings,
+    out: Path,
+    settings: FitSettings,
+    observer: FitObserver,
+) -> None:
+    errors = validation_errors(artifact, recordings.validation, settings.calibration_samples)
+    report = describe_fit(artifact, recordings, errors, settings.map.epochs)
+    observer.note(report["verdict"]["claim"])
+    observer.note(f"wrote {write_fit_report(out, report)}")
 
 
 def _variance_share(posterior: Posterior, subset: EvenSubset) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bayes_vio.artifact import MotionArtifact, read_description
+from bayes_vio.artifact import ArtifactError, MotionArtifact, read_description
 from bayes_vio.conventions import AXES, AXIS_UNITS, ROT_Z, X
 
 _MIB = 1024 * 1024
@@ -17,18 +17,25 @@ _MIB = 1024 * 1024
 def inspect_artifact(path: Path, console: Console | None = None) -> None:
     """Print an artifact's origin, fit metrics, posterior, storage and layers' shares.
 
-    Raises ArtifactError where the folder is no whole artifact of this version.
+    Raises ArtifactError where the folder is no whole artifact of this version, or its metadata is
+    not what a fit writes.
     """
-    console = console or Console()
+    console = console or Console(markup=False)  # names in a file are no markup
     description = read_description(path)
     artifact = MotionArtifact.load(path)
-    for table in (
-        _origin(path, description),
-        _accuracy(artifact.metadata),
-        _storage(artifact),
-        _layers(artifact),
-        _uncovered(artifact),
-    ):
+    try:
+        tables = (
+            _origin(path, description),
+            _accuracy(artifact.metadata),
+            _storage(artifact),
+            _layers(artifact),
+            _uncovered(artifact),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"artifact {path} holds metadata that no fit writes ({error}); it may still be run"
+        ) from error
+    for table in tables:
         if table is not None:
             console.print(table)
 
@@ -56,8 +63,13 @@ def _origin(path: Path, description: dict[str, Any]) -> Table:
         "prior precision": f"{metadata.get('prior_precision', float('nan')):.3g}",
     }
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, _printable(str(value)))
     return table
+
+
+def _printable(text: str) -> str:
+    """Return a file's text without what would command a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _lasting_noise(correlation: dict[str, Any]) -> str:

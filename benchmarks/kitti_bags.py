@@ -12,8 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,8 +23,13 @@ from numpy.typing import NDArray
 from bayes_vio.conventions import ANGULAR, ANGULAR_RATE, NS_PER_S, R_BASE_OPTICAL
 from bayes_vio.data.bag_writer import BagWriter
 from bayes_vio.data.bags import open_streams
+from bayes_vio.data.convert.kitti import oxts_poses
+from bayes_vio.data.convert.kitti_odometry import CAM0_IN_BASE_M
+from bayes_vio.data.convert.source import EncodedImage, Image, SourceRecording
+from bayes_vio.data.convert.write import write_recording
 from bayes_vio.data.samples import (
     CameraModel,
+    Extrinsics,
     ImuStream,
     ReferenceStream,
     Streams,
@@ -33,32 +37,18 @@ from bayes_vio.data.samples import (
 )
 from bayes_vio.data.sync import TimeOffsetError, increments_between, offset_from_reference
 from bayes_vio.data.windows import SampledSignal
-from bayes_vio.geometry import se3, so3
+from bayes_vio.geometry import so3
 
 SEQUENCES = ("real_00", "real_01", "real_02", "real_03_no_imu", "real_05", "real_06")
 RAW = "raw_2011_09_26_0005"
 FRAME_INTERVAL_NS = 103_600_000
 FIRST_STAMP_NS = NS_PER_S
-CAM0_IN_BASE_M = (1.08, -0.32, 0.72)
 # What is left between cam0's axes and the IMU's beside the nominal swap of axes: rotation vector
 # that takes IMU axes to cam0's, pooled over training and validation sequences 00 01 02 06 by
 # aligning gyro integrals with rotations of the poses (bootstrap standard errors 0.04, 0.02,
 # 0.10 deg). Unknown, and taken as zero, for the day of 03 and of raw 0005.
 CAM0_RESIDUAL_DEG = (0.40, -0.56, -0.18)
 NOMINAL_MOUNTING = ("real_03_no_imu", RAW)
-EARTH_RADIUS_M = 6_378_137.0
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One recording in memory: JPEG files, their stamps, IMU and reference of base_link."""
-
-    jpeg: list[NDArray[np.uint8]]
-    image_ns: NDArray[np.int64]
-    camera: CameraModel
-    imu: ImuStream | None
-    reference_ns: NDArray[np.int64]
-    T_world_base: NDArray[np.float64]
 
 
 def data_folder() -> Path:
@@ -77,7 +67,7 @@ def T_base_cam0(name: str) -> NDArray[np.float64]:
     return T
 
 
-def read_sequence(path: Path) -> Recording:
+def read_sequence(path: Path) -> SourceRecording:
     """Read an odometry sequence; the world is base_link at the first frame."""
     z = np.load(path)
     T_world_cam0 = np.tile(np.eye(4), (len(z["T_world_cam0"]), 1, 1))
@@ -94,69 +84,45 @@ def read_sequence(path: Path) -> Recording:
         t = np.interp(np.arange(len(samples)) / 10, np.arange(n), image_ns - image_ns[0])
         imu = ImuStream(image_ns[0] + t.astype(np.int64), samples)
     T_world_base = mount @ T_world_cam0 @ np.linalg.inv(mount)
-    return Recording(_jpeg(z), image_ns, _camera(z), imu, image_ns, T_world_base)
+    return _recording(z, path.stem, image_ns, imu, ReferenceStream(image_ns, T_world_base))
 
 
-def read_raw(path: Path) -> Recording:
+def read_raw(path: Path) -> SourceRecording:
     """Read a raw drive: poses and IMU from OXTS at its own stamps, true camera stamps."""
     z = np.load(path)
     stamp_ns = z["oxts_stamp_ns"].astype(np.int64)
     columns = {str(name): z["oxts"][:, i] for i, name in enumerate(z["oxts_cols"])}
-    names = ("ax", "ay", "az", "wx", "wy", "wz")
-    imu = ImuStream(stamp_ns, np.stack([columns[name] for name in names], -1))
-    image_ns = z["cam_stamp_ns"].astype(np.int64)
-    return Recording(_jpeg(z), image_ns, _camera(z), imu, stamp_ns, oxts_poses(columns))
+    motion = ("ax", "ay", "az", "wx", "wy", "wz")
+    imu = ImuStream(stamp_ns, np.stack([columns[name] for name in motion], -1))
+    pose = ("lat", "lon", "alt", "roll", "pitch", "yaw")
+    T_world_base = oxts_poses(np.stack([columns[name] for name in pose], -1))
+    reference = ReferenceStream(stamp_ns, T_world_base)
+    return _recording(z, path.stem, z["cam_stamp_ns"].astype(np.int64), imu, reference)
 
 
-def oxts_poses(columns: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return T_world_base [n, 4, 4] of OXTS rows, relative to the first.
-
-    Mercator projection at the first latitude, rotation Rz(yaw) Ry(pitch) Rx(roll).
-    Source: Geiger et al., "Vision meets robotics: the KITTI dataset" (2013), development kit.
-    """
-    latitude, longitude = np.radians(columns["lat"]), np.radians(columns["lon"])
-    scale = np.cos(latitude[0]) * EARTH_RADIUS_M
-    east = scale * longitude
-    north = scale * np.log(np.tan(np.pi / 4 + latitude / 2))
-    position = torch.from_numpy(np.stack([east, north, columns["alt"]], -1))
-    axes = torch.eye(3, dtype=torch.float64)
-    roll, pitch, yaw = (
-        so3.exp(torch.from_numpy(columns[name])[:, None] * axes[axis])
-        for axis, name in enumerate(("roll", "pitch", "yaw"))
-    )
-    T = se3.from_rotation_translation(yaw @ pitch @ roll, position)
-    return (se3.inverse(T[:1]) @ T).numpy()
-
-
-def _jpeg(z: np.lib.npyio.NpzFile) -> list[NDArray[np.uint8]]:
-    data, offsets = z["jpeg"], z["jpeg_offsets"]
-    return [data[a:b] for a, b in pairwise(offsets)]
-
-
-def _camera(z: np.lib.npyio.NpzFile) -> CameraModel:
+def _recording(
+    z: np.lib.npyio.NpzFile,
+    name: str,
+    image_ns: NDArray[np.int64],
+    imu: ImuStream | None,
+    reference: ReferenceStream,
+) -> SourceRecording:
     height, width = (int(v) for v in z["shape"])
-    return CameraModel(width, height, z["K"])
+    data, offsets = z["jpeg"], z["jpeg_offsets"]
+    files: list[Image] = [EncodedImage(data[a:b], "jpeg") for a, b in pairwise(offsets)]
+    return SourceRecording(
+        camera=CameraModel(width, height, z["K"]),
+        extrinsics=Extrinsics(np.eye(4), T_base_cam0(name), "CAM0_RESIDUAL_DEG"),
+        image_ns=image_ns,
+        images=list(zip(image_ns.tolist(), files, strict=True)),
+        imu=imu,
+        reference=reference,
+    )
 
 
-def write(recording: Recording, path: Path) -> None:
+def write(recording: SourceRecording, path: Path) -> None:
     """Write one bag, messages in the order of their stamps."""
-    with BagWriter(path) as bag:
-        events: list[tuple[int, Callable[[], None]]] = []
-        for stamp, jpeg in zip(recording.image_ns.tolist(), recording.jpeg, strict=True):
-            events.append((stamp, lambda s=stamp, j=jpeg: bag.compressed_image(s, j)))
-            events.append((stamp, lambda s=stamp: bag.camera_info(s, recording.camera)))
-        if recording.imu is not None:
-            for stamp, row in zip(
-                recording.imu.stamp_ns.tolist(), recording.imu.samples, strict=True
-            ):
-                events.append((stamp, lambda s=stamp, r=row: bag.imu(s, r)))
-        for stamp, T in zip(recording.reference_ns.tolist(), recording.T_world_base, strict=True):
-            events.append((stamp, lambda s=stamp, T=T: bag.odometry(s, T)))
-        events.sort(key=lambda event: event[0])
-        transforms = {"imu_link": np.eye(4), "camera_optical": T_base_cam0(path.name)}
-        bag.tf_static(events[0][0], transforms)
-        for _, send in events:
-            send()
+    write_recording(recording, BagWriter(path))
 
 
 def check(streams: Streams) -> dict[str, float | str]:

@@ -27,7 +27,7 @@ from bayes_vio.posterior import Posterior, fit_posterior
 from bayes_vio.posterior.linearisation import linearise
 
 RESULTS = Path(__file__).parent / "results" / "posterior_latency.json"
-STRUCTURES = ("inf", "diagonal", "efb", "kfac")
+STRUCTURES = ("inf", "diagonal", "efb", "kfac", "subnetwork")
 N_DATA = 32
 RANK = 100
 
@@ -67,18 +67,19 @@ def milliseconds(
 ) -> dict[str, float]:
     """Return median durations of calls that take turns, so that load meets all of them alike."""
     durations: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(n + 10):
+    n_warm_up = min(n, 10)
+    for _ in range(n + n_warm_up):
         for name, function in functions.items():
             start = time.perf_counter()
             function()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             durations[name].append(1e3 * (time.perf_counter() - start))
-    return {name: round(median(d[10:]), 3) for name, d in durations.items()}
+    return {name: round(median(d[n_warm_up:]), 3) for name, d in durations.items()}
 
 
 def measure(model: nn.Module, x: Any, structure: str, device: torch.device) -> dict[str, float]:
-    """Fit on random data and time batch 1: forward, linearisation, prediction, thirty samples."""
+    """Fit on random data and time batch 1: forward, linearisation, prediction, 100 samples."""
     posterior = fit_posterior(
         model,
         [(x, torch.randn(N_DATA, 6))],
@@ -96,7 +97,14 @@ def measure(model: nn.Module, x: Any, structure: str, device: torch.device) -> d
         },
         device,
     )
-    times |= milliseconds({"thirty_samples_ms": lambda: sampled(posterior, one)}, device, 3)
+    times |= milliseconds(
+        {
+            "hundred_swaps_ms": lambda: swapped(posterior, one),
+            "hundred_samples_ms": lambda: posterior.predict_samples(one, 100),
+        },
+        device,
+        3,
+    )
     ratio = round(times["predictive_ms"] / times["forward_ms"], 2)
     return times | {"ratio": ratio, "stored_bytes": posterior.nbytes}
 
@@ -106,12 +114,12 @@ def forward(posterior: Posterior, x: Any) -> Any:
         return posterior.model(x)
 
 
-def sampled(posterior: Posterior, x: Any) -> list[Tensor]:
-    """Return the outputs of thirty sampled networks: the other way to a predictive covariance."""
+def swapped(posterior: Posterior, x: Any) -> list[Tensor]:
+    """Return the outputs of a hundred sampled networks, one after the other."""
     with torch.inference_mode():
         return [
             torch.func.functional_call(posterior.model, draw, (x,))
-            for draw in posterior.sample(30)
+            for draw in posterior.sample(100)
         ]
 
 

@@ -127,6 +127,108 @@ class Norms(nn.Module):
         return self.head(torch.relu_(h).flatten(1))
 
 
+class Grouped(nn.Module):
+    """A convolution of two groups, one of more groups than are worth a block each, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pairs = nn.Conv2d(4, 6, (2, 3), stride=(1, 2), padding=(1, 0), groups=2)
+        self.mix = nn.Linear(6, 36, bias=False)
+        self.many = nn.Conv1d(36, 72, 2, padding=1, groups=36)
+        self.head = nn.Linear(72, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.pairs(x)).flatten(2)
+        h = self.mix(h.mT[:, :4]).mT
+        return self.head(torch.tanh(self.many(h)).mean(2))
+
+
+class Heads(nn.Module):
+    """Attention of torch: to itself, then of a query from elsewhere to keys of another width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.cross = nn.MultiheadAttention(4, 1, kdim=3, vdim=2, bias=False, add_bias_kv=True)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Pair) -> Tensor:
+        tokens = x.image
+        h = tokens + self.own(tokens, tokens, tokens, need_weights=False)[0]
+        keys, values = (x.vector[..., s].transpose(0, 1) for s in (slice(3), slice(3, 5)))
+        h, weights = self.cross(h.transpose(0, 1), keys, values)
+        return self.head(torch.cat([h[-1], weights[:, 0, :1]], 1))
+
+
+class Encoder(nn.Module):
+    """torch's transformer encoder, with time as the first axis, and a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 4)
+        layer = nn.TransformerEncoderLayer(4, 2, 5, dropout=0.1, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x).transpose(0, 1)
+        causal = torch.ones(len(h), len(h), dtype=torch.bool, device=h.device).triu(1)
+        return self.head(self.encoder(h, mask=causal)).mean(0)
+
+
+class Recurrent(nn.Module):
+    """An LSTM in both directions read at its end, a GRU with time first, and a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 2, num_layers=2, batch_first=True, bidirectional=True)
+        self.gru = nn.GRU(4, 3, bias=False)
+        self.cell = nn.RNNCell(4, 2)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, _ = self.lstm(x)
+        _, last = self.gru(h.transpose(0, 1))
+        state = self.cell(h[:, 1], self.cell(h[:, 0]))
+        return self.head(torch.cat([last[0], state], 1))
+
+
+class Tokens(nn.Module):
+    """An embedding with padding, norms of tokens, time as the first axis, and a pooled head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4, padding_idx=0)
+        self.norm = nn.RMSNorm(4)
+        self.inner = nn.Linear(4, 3)
+        self.outer = nn.LayerNorm(3)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.inner(self.norm(self.embedding(x)).transpose(0, 1)))
+        return self.head(self.outer(h).mean(0))
+
+
+class Shared(nn.Module):
+    """An encoder applied to two images, and a layer applied to its own output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 2)
+        self.norm = nn.InstanceNorm2d(3, affine=True)
+        self.step = nn.Linear(3, 3)
+        self.same = self.step
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Pair) -> Tensor:
+        a, b = (self.encode(t) for t in (x.image, x.vector))
+        return self.head(torch.cat([torch.tanh(self.step(a)), self.same(self.step(b))], 1))
+
+    def encode(self, image: Tensor) -> Tensor:
+        h = torch.tanh(self.norm(self.conv(image)))
+        return (h * torch.arange(1, h.shape[3] + 1)).mean((2, 3))
+
+
 def terms_of(J: Tensor) -> Any:
     """Return the terms of a layer whose Jacobian is J [batch, outputs, d_out, d_in]."""
     from bayes_vio.curvature.layers import LinearLayer
@@ -170,6 +272,33 @@ def norms() -> Case:
     return Case(randomise(Norms()), normal(8, 1, 3, 4), normal(8, 2, seed=5), 0.5)
 
 
+def grouped() -> Case:
+    return Case(randomise(Grouped()), normal(7, 4, 3, 5), normal(7, 2, seed=5), 0.4)
+
+
+def heads() -> Case:
+    x = Pair(normal(8, 5, 4), normal(8, 3, 5, seed=7))
+    return Case(randomise(Heads()), x, normal(8, 2, seed=5), spd(2))
+
+
+def encoder() -> Case:
+    return Case(randomise(Encoder()), normal(7, 5, 3), normal(7, 2, seed=5), 0.4)
+
+
+def recurrent() -> Case:
+    return Case(randomise(Recurrent()), normal(7, 4, 3), normal(7, 2, seed=5), spd(2))
+
+
+def tokens() -> Case:
+    x = (normal(9, 5).abs() * 4).long().clamp(max=6)
+    return Case(randomise(Tokens()), x, torch.arange(9) % 2, None, "categorical")
+
+
+def shared() -> Case:
+    x = Pair(normal(8, 1, 4, 3), normal(8, 1, 4, 3, seed=7))
+    return Case(randomise(Shared()), x, normal(8, 2, seed=5), 0.4)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     case.__name__: case
     for case in (
@@ -180,5 +309,11 @@ CASES: dict[str, Callable[[], Case]] = {
         two_heads,
         image_and_vector,
         norms,
+        grouped,
+        heads,
+        encoder,
+        recurrent,
+        tokens,
+        shared,
     )
 }

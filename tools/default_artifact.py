@@ -49,8 +49,10 @@ def main() -> None:
     train = [bag for name, bag in bags.items() if name.startswith("train")]
     validation = [bag for name, bag in bags.items() if name.startswith("validation")]
     with FitDisplay() as display:
-        fit(train, validation, default_artifact_path(), SETTINGS,
-            work_dir=arguments.work / "fit", observer=display)  # fmt: skip
+        artifact = fit(train, validation, arguments.work / "artifact", SETTINGS,
+                       work_dir=arguments.work / "fit", observer=display)  # fmt: skip
+    # The fit's report stays beside the copy in the work folder.
+    artifact.save(default_artifact_path())
 
 
 if __name__ == "__main__":

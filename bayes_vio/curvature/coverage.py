@@ -1,14 +1,13 @@
 """Which layers a posterior can cover, found by one look at the model at work.
 
-A layer is covered when it is of a known kind, called once per forward pass with the batch as its
-input's first axis, owns its parameters alone, and reaches the mean. Everything else keeps its MAP
-value and is named with the reason.
+A layer is covered when it is of a known kind, owns its parameters alone, sees the batch as an axis
+of its input and reaches the mean. It may be called several times: its uses are positions that
+share weights. Everything else keeps its MAP value and is named with the reason.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -19,11 +18,13 @@ from torch import Tensor, nn
 
 from bayes_vio.curvature.inputs import batch_size, map_tensors
 from bayes_vio.curvature.layers import Layer, as_layer
+from bayes_vio.curvature.parts import Part, own_parameters, owner_name
 from bayes_vio.curvature.recorder import (
     Recording,
     module_input,
     ordinary,
     recording_gradients,
+    run,
     split_output,
 )
 
@@ -68,7 +69,14 @@ def cover(model: nn.Module, x: Any, layers: str | Sequence[str] | None = None) -
         reasons |= look.at(map_tensors(x, lambda t: torch.cat([t[:1]] * n_copies)))
         reasons |= look.at(x)
     look.close()
-    order = [able[name] for name in look.calls if name not in reasons]
+    axes = {name: look.batch_axis(name) for name in look.outputs}
+    no_batch = "no axis of its input is the batch, or not one that its kind may have"
+    reasons |= {name: no_batch for name, axis in axes.items() if axis is None}
+    order = [
+        replace(able[name], batch_axis=axis)
+        for name, axis in axes.items()
+        if name not in reasons and axis is not None
+    ]
     chosen = _select(order, reasons, layers)
     reasons |= {c.name: f"not among layers={layers!r}" for c in order if c not in chosen}
     copied = tuple(c.name for c in chosen if c.name in look.overwritten)
@@ -77,21 +85,37 @@ def cover(model: nn.Module, x: Any, layers: str | Sequence[str] | None = None) -
 
 
 def _candidates(model: nn.Module) -> tuple[dict[str, Layer], dict[str, str]]:
-    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    owners = _owners(model)
     able: dict[str, Layer] = {}
     reasons: dict[str, str] = {}
     for name, module in model.named_modules():
-        own = list(module.parameters(recurse=False))
-        if not own:
+        if not own_parameters(module):
             continue
         layer = as_layer(name, module)
-        if any(owners[id(p)] > 1 for p in own):
-            reasons[name] = "its parameters are tied to another module's"
+        holder = owner_name(name, module)
+        sharers = {o for p in _held(module) for o in owners[id(p)] if o != holder}
+        if sharers:
+            reasons[name] = f"its parameters are tied to those of {', '.join(sorted(sharers))}"
         elif isinstance(layer, str):
             reasons[name] = layer
         else:
             able[name] = layer
     return able, reasons
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """Return the names of the modules that hold each parameter, by its id."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for p in module.parameters(recurse=False):
+            owners.setdefault(id(p), []).append(name)
+    return owners
+
+
+def _held(module: nn.Module) -> list[nn.Parameter]:
+    if isinstance(module, Part):
+        return module.parameters_used()
+    return list(module.parameters(recurse=False))
 
 
 class _Look:
@@ -100,13 +124,12 @@ class _Look:
     def __init__(self, model: nn.Module, candidates: dict[str, Layer]):
         self.model = model
         self.candidates = candidates
-        self.calls: Counter[str] = Counter()
         self.overwritten: set[str] = set()
         self.can_batch = False
         self.n_outputs = 0
-        self._inputs: dict[str, Tensor] = {}
-        self._outputs: dict[str, Tensor] = {}
-        self._versions: dict[str, list[tuple[Tensor, int]]] = {}
+        self.outputs: dict[str, list[Tensor]] = {}
+        self._shapes: list[tuple[int, dict[str, list[torch.Size]]]] = []
+        self._versions: list[tuple[str, Tensor, int]] = []
         self._handles = [
             c.module.register_forward_hook(self._hook(name), with_kwargs=True)
             for name, c in candidates.items()
@@ -114,30 +137,35 @@ class _Look:
 
     def at(self, x: Any) -> dict[str, str]:
         """Run the model once; return the reasons against candidates that it shows."""
-        self.calls.clear()
-        mean, noise_cholesky = split_output(self.model(ordinary(x)))
+        self.outputs, self._versions = {}, []
+        self._shapes.append((batch_size(x), {}))
+        mean, noise_cholesky = split_output(run(self.model, ordinary(x)))
         self.n_outputs = mean.shape[1]
-        for name, seen in self._versions.items():
-            if any(tensor._version != version for tensor, version in seen):
-                self.overwritten.add(name)
+        self.overwritten |= {n for n, tensor, seen in self._versions if tensor._version != seen}
         if len(mean) != batch_size(x):
             raise ValueError(f"the model gave {len(mean)} means for {batch_size(x)} inputs")
         if not mean.requires_grad:
             return dict.fromkeys(self.candidates, "the mean does not depend on it")
-        recording = Recording(mean, noise_cholesky, self._inputs, self._outputs)
+        axes = dict.fromkeys(self.outputs, 0)
+        recording = Recording(mean, noise_cholesky, {}, self.outputs, axes)
         reached = recording.reached()
-        self.can_batch = _can_batch(
-            replace(
-                recording, outputs={n: recording.outputs[n] for n, yes in reached.items() if yes}
-            )
-        )
-        return self._misuse(recording, reached)
+        used = {name: uses for name, uses in self.outputs.items() if reached[name]}
+        self.can_batch = _can_batch(replace(recording, outputs=used))
+        return self._misuse(reached)
+
+    def batch_axis(self, name: str) -> int | None:
+        """Return the one axis of a layer's inputs that is as long as the batch was, if any."""
+        (n_first, first), (n_second, second) = self._shapes
+        pairs = zip(first.get(name, []), second[name], strict=False)
+        axes = {_changed_axis(a, b, n_first, n_second) for a, b in pairs}
+        axis = axes.pop() if len(axes) == 1 else None
+        return axis if axis == 0 or self.candidates[name].any_batch_axis else None
 
     def close(self) -> None:
-        """Take the hooks off the model and let go of what was seen."""
+        """Take the hooks off the model and let go of the tensors seen."""
         for handle in self._handles:
             handle.remove()
-        self._versions, self._inputs, self._outputs = {}, {}, {}
+        self._versions = []
 
     def _hook(self, name: str):
         def watch(_module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
@@ -145,25 +173,33 @@ class _Look:
             if not output.requires_grad:
                 output.requires_grad_()
             given = output.clone()
-            self.calls[name] += 1
-            self._inputs[name], self._outputs[name] = x, output
-            self._versions[name] = [(x, x._version), (given, given._version)]
+            self.outputs.setdefault(name, []).append(output)
+            self._shapes[-1][1].setdefault(name, []).append(x.shape)
+            self._versions += [(name, t, t._version) for t in (x, given)]
             return given
 
         return watch
 
-    def _misuse(self, recording: Recording, reached: dict[str, bool]) -> dict[str, str]:
+    def _misuse(self, reached: dict[str, bool]) -> dict[str, str]:
         reasons = {}
-        for name in self.candidates:
-            if name not in self.calls:
-                reasons[name] = "the forward pass does not call it"
-            elif self.calls[name] > 1:
-                reasons[name] = f"used {self.calls[name]} times in one forward pass"
+        for name, layer in self.candidates.items():
+            if name not in self.outputs:
+                whole = " (or gives its owner packed or nested sequences, or lone data)"
+                is_part = isinstance(layer.module, Part)
+                reasons[name] = f"the forward pass does not call it{whole if is_part else ''}"
             elif not reached[name]:
                 reasons[name] = "the mean does not depend on it"
-            elif recording.inputs[name].shape[0] != len(recording.mean):
-                reasons[name] = "the first axis of its input is not the batch"
         return reasons
+
+
+def _changed_axis(a: torch.Size, b: torch.Size, n_a: int, n_b: int) -> int | None:
+    """Return the one axis in which two shapes differ, where it is n_a and n_b long."""
+    if len(a) != len(b):
+        return None
+    changed = [i for i, (p, q) in enumerate(zip(a, b, strict=True)) if p != q]
+    if len(changed) != 1 or (a[changed[0]], b[changed[0]]) != (n_a, n_b):
+        return None
+    return changed[0]
 
 
 def _can_batch(recording: Recording) -> bool:
@@ -201,11 +237,11 @@ def _uncovered(
     covered = {c.name for c in chosen}
     found = []
     for name, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
+        own = own_parameters(module)
         if not own or name in covered:
             continue
-        prefix = f"{name}." if name else ""
-        parameters = tuple(prefix + n for n in own)
+        owner = owner_name(name, module)
+        parameters = tuple(f"{owner}.{n}" if owner else n for n in own)
         found.append(
             Uncovered(name, reasons[name], parameters, sum(p.numel() for p in own.values()))
         )

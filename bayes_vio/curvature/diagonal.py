@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bayes_vio.curvature.eigenbasis import squared_jacobian_sum
-from bayes_vio.curvature.layers import Layer
+from bayes_vio.curvature.layer import Layer
 
 
 class DiagonalSums:
@@ -17,7 +16,7 @@ class DiagonalSums:
 
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:  # noqa: ARG002
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out]."""
-        self._sum += squared_jacobian_sum(self._layer, features, gradients)
+        self._layer.add_squares(self._sum, features, gradients)
 
     def mean(self, n_data: int) -> Tensor:
         """Return F_diag [d_out, d_in], a mean over data."""

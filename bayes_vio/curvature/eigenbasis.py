@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayes_vio.curvature.kfac import KroneckerFactors
-from bayes_vio.curvature.layers import Layer
+from bayes_vio.curvature.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,11 @@ def _diagonalise(factor: Tensor, tie: Tensor, resolution: float) -> tuple[Tensor
     Gradients need not vanish in the null space of a REDUCE factor, whose eigenvectors there are
     rounding's choice: without the tie the corrected eigenvalues would depend on the batch size.
     """
+    if not bool(torch.isfinite(factor).all()):
+        raise ValueError("a Kronecker factor is not finite: look for infinity in the inputs")
     eigenvalues, Q = torch.linalg.eigh(factor)
-    null = eigenvalues <= len(factor) * resolution * eigenvalues[-1]
+    largest = torch.maximum(eigenvalues[-1], torch.linalg.eigvalsh(tie)[-1])
+    null = eigenvalues <= len(factor) * resolution * largest
     N = Q[:, null]
     Q = torch.cat([N @ torch.linalg.eigh(N.mT @ tie @ N)[1], Q[:, ~null]], 1)
     return torch.where(null, 0.0, eigenvalues), Q
@@ -59,18 +62,8 @@ class CorrectedEigenvalueSums:
 
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:  # noqa: ARG002
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out]."""
-        self._sum += squared_jacobian_sum(self._layer, features @ self._Q_a, gradients @ self._Q_g)
+        self._layer.add_squares(self._sum, features @ self._Q_a, gradients @ self._Q_g)
 
     def mean(self, n_data: int) -> Tensor:
         """Return the corrected eigenvalues Lam [d_out, d_in], a mean over data."""
         return self._sum / n_data
-
-
-def squared_jacobian_sum(layer: Layer, features: Tensor, gradients: Tensor) -> Tensor:
-    """Return the sum over data and columns of dW_r^2 [d_out, d_in], positions summed first.
-
-    Without shared positions dW is the outer product g a^T, and its square never has to be formed.
-    """
-    if layer.is_kronecker and features.shape[1] == 1:
-        return gradients[:, :, 0].square().sum(1).mT @ features[:, 0].square()
-    return layer.jacobian(features, gradients).square().sum((0, 1))

@@ -13,7 +13,7 @@ from bayes_vio.curvature.diagonal import DiagonalSums
 from bayes_vio.curvature.eigenbasis import CorrectedEigenvalueSums, Eigenbasis, eigenbasis
 from bayes_vio.curvature.full import JointSums
 from bayes_vio.curvature.kfac import FactorSums, KroneckerFactors, Sharing
-from bayes_vio.curvature.layers import Layer
+from bayes_vio.curvature.layer import Layer
 from bayes_vio.curvature.passes import Pass, Tally, chunks
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bayes_vio.curvature.layers import Layer
+from bayes_vio.curvature.layer import Layer
 
 # A dense matrix of this side takes 3.2 GB in float64.
 MAX_PARAMETERS = 20_000

@@ -6,12 +6,13 @@ settings of weight sharing. All factors are means over data; G sums over the Fis
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from enum import Enum
 
 from torch import Tensor
 
-from bayes_vio.curvature.layers import Layer
+from bayes_vio.curvature.layer import Layer
 
 
 class Sharing(Enum):
@@ -76,7 +77,8 @@ class FactorSums:
     def factors(self, n_data: int) -> KroneckerFactors:
         """Return the means; with shared positions, of the setting whose trace is the truer one.
 
-        tr(G (x) A) = tr(G) tr(A) is compared with E[sum_r |dW_r|^2] (E2).
+        tr(G (x) A) = tr(G) tr(A) is compared with E[sum_r |dW_r|^2] by their ratio: where REDUCE
+        averages all gradients away, a block of zeros is not the truer one (E2).
         """
         sharing = Sharing.NONE if self._n_positions == 1 else self._truer_sharing(n_data)
         key = Sharing.EXPAND if sharing is Sharing.NONE else sharing
@@ -89,11 +91,11 @@ class FactorSums:
         )
 
     def _truer_sharing(self, n_data: int) -> Sharing:
-        truth = self._trace / n_data
+        truth = float(self._trace / n_data)
 
         def error(sharing: Sharing) -> float:
-            product = self._A[sharing].trace() * self._G[sharing].trace() / n_data**2
-            return float((product - truth).abs())
+            product = float(self._A[sharing].trace() * self._G[sharing].trace()) / n_data**2
+            return max(product, truth) / max(min(product, truth), sys.float_info.min)
 
         return min((Sharing.EXPAND, Sharing.REDUCE), key=error)
 

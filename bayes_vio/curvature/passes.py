@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor
 
 from bayes_vio.curvature.inputs import batch_size, map_tensors, tensors
-from bayes_vio.curvature.layers import Layer
+from bayes_vio.curvature.layer import Layer
 from bayes_vio.curvature.recorder import Recorder, Recording, ordinary, recording_gradients
 from bayes_vio.models.likelihood import Fisher, Likelihood, cotangents
 
-# Numbers that one layer's temporary arrays may hold at once: on a CPU 8 MB in float32, since larger
-# ones leave its cache and are mapped anew at every allocation (three times as slow).
+# Numbers that one layer's temporary arrays may hold at once: on a CPU 8 MB in float32, since
+# larger ones leave its cache and are mapped anew at every allocation (three times as slow).
 _CHUNK_NUMBERS = {"cpu": 2**21}
 _CHUNK_NUMBERS_ELSEWHERE = 2**24
 # Columns of the Fisher whose output gradients are held at once.
@@ -50,38 +51,67 @@ class Pass:
     seed: int
     device: torch.device
 
-    def columns(self, tally: Tally) -> Iterator[tuple[bool, Recording, dict[str, Tensor]]]:
+    def columns(
+        self, tally: Tally
+    ) -> Iterator[tuple[bool, Recording, dict[str, tuple[Tensor, ...]]]]:
         """Yield (whether these are a batch's first columns, recording, {layer: gradients}).
 
-        Output gradients are [columns, batch, ...]; the Fisher's columns come a few at a time.
+        Output gradients are [columns, batch, ...], one tensor per use of the layer; the Fisher's
+        columns come a few at a time. Raises ValueError where a loss is not finite, or the loader
+        gives nothing.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        for x, target in self.loader:
-            x = ordinary(map_tensors(x, lambda t: t.to(self.device)))
-            target = target.to(self.device)
+        for i, (x, target) in enumerate(self.loader):
+            x, target = ordinary(onto(x, self.device)), onto(target, self.device)
             tally.add(x, target)
             with recording_gradients():
                 recording = self.recorder.forward(x)
             mean = recording.mean.detach()
             noise = self.likelihood.noise_cholesky(mean, recording.noise_cholesky)
-            tally.log_likelihood += float(
-                self.likelihood.log_likelihood(mean, noise, target).sum()
-            )
+            log_likelihood = float(self.likelihood.log_likelihood(mean, noise, target).sum())
+            if not math.isfinite(log_likelihood):
+                raise ValueError(
+                    f"the loss of batch {i} is not finite ({-log_likelihood}): look for NaN or "
+                    "infinity in its inputs and targets, then in the model's output"
+                )
+            tally.log_likelihood += log_likelihood
             roots = cotangents(self.fisher, self.likelihood, mean, noise, target, generator)
             for r, group in enumerate(roots.split(COLUMNS_AT_ONCE)):
                 yield r == 0, recording, recording.output_gradients(group, batched=False)
+        if not tally.n_data:
+            raise ValueError("the loader gave nothing when read again: it must be re-iterable")
 
 
-def chunks(layer: Layer, x: Tensor, g: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def onto(x: Any, device: torch.device) -> Any:
+    """Return an input on the device that works, brought there from the CPU.
+
+    Raises ValueError where it lies on another device than these two.
+    """
+
+    def moved(t: Tensor) -> Tensor:
+        if t.device.type not in ("cpu", device.type):
+            raise ValueError(
+                f"the loader's data lie on {t.device}, the model on {device}: move one of them"
+            )
+        return t.to(device)
+
+    return map_tensors(x, moved)
+
+
+def chunks(
+    layer: Layer, inputs: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (features, gradients) of a layer over parts of the batch that fit in memory.
 
-    x is the layer's input [batch, ...] and g its output gradients [columns, batch, ...].
+    One input [batch, ...] and output gradient [columns, batch, ...] per use of the layer.
     """
-    d_out, d_in = layer.shape
-    n_positions = max(1, g[0, 0].numel() // d_out)
-    numbers = max(d_out * d_in, n_positions * max(d_in, d_out)) * len(g)
-    at_once = _CHUNK_NUMBERS.get(x.device.type, _CHUNK_NUMBERS_ELSEWHERE)
+    n_batch, n_columns = len(inputs[0]), len(gradients[0])
+    numbers = layer.numbers_per_datum(sum(g[0, 0].numel() for g in gradients)) * n_columns
+    at_once = _CHUNK_NUMBERS.get(inputs[0].device.type, _CHUNK_NUMBERS_ELSEWHERE)
     step = max(1, at_once // numbers)
-    for start in range(0, len(x), step):
+    for start in range(0, n_batch, step):
         part = slice(start, start + step)
-        yield layer.features(x[part]), layer.gradients(g[:, part])
+        yield (
+            layer.features([x[part] for x in inputs]),
+            layer.gradients([g[:, part] for g in gradients]),
+        )

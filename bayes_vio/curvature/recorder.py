@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,44 +14,59 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.hooks import RemovableHandle
 
-from bayes_vio.curvature.inputs import map_tensors
-from bayes_vio.curvature.layers import Layer
+from bayes_vio.curvature.divide import divide
+from bayes_vio.curvature.inputs import map_tensors, tensors
+from bayes_vio.curvature.layer import Layer
 
 
 @dataclass(frozen=True)
 class Recording:
     """One forward pass: mean [batch, outputs], the model's own noise_cholesky or None, and what
-    every layer saw and gave, by layer name."""
+    every layer saw and gave, by layer name: a tensor per use.
+
+    ``inputs`` have the batch as their first axis, ``outputs`` as that of ``batch_axes``.
+    """
 
     mean: Tensor
     noise_cholesky: Tensor | None
-    inputs: dict[str, Tensor]
-    outputs: dict[str, Tensor]
+    inputs: Mapping[str, Sequence[Tensor]]
+    outputs: Mapping[str, Sequence[Tensor]]
+    batch_axes: Mapping[str, int]
 
-    def output_gradients(self, cotangents: Tensor, batched: bool) -> dict[str, Tensor]:
-        """Pull cotangents [columns, batch, outputs] back: {layer: [columns, *output's shape]}.
+    def output_gradients(self, cotangents: Tensor, batched: bool) -> dict[str, tuple[Tensor, ...]]:
+        """Pull cotangents [columns, batch, outputs] back: {layer: [columns, batch, ...] per use}.
 
         ``batched`` runs one vectorised backward pass instead of one per column; the graph stays,
         so it may be called again.
         """
-        targets = list(self.outputs.values())
+        targets = [output for uses in self.outputs.values() for output in uses]
 
         def pull(columns: Tensor) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(self.mean, targets, columns, retain_graph=True)
+            # Of a layer's uses some may not reach the mean: their gradients are zero.
+            return torch.autograd.grad(
+                self.mean, targets, columns, retain_graph=True, materialize_grads=True
+            )
 
         if batched:
             with _without_fallback_warning():
-                found = torch.vmap(pull)(cotangents)
+                found = iter(torch.vmap(pull)(cotangents))
         else:
             rows = [pull(c) for c in cotangents]
-            found = [torch.stack(column) for column in zip(*rows, strict=True)]
-        return dict(zip(self.outputs, found, strict=True))
+            found = iter([torch.stack(column) for column in zip(*rows, strict=True)])
+        return {
+            name: tuple(_batch_first(next(found), self.batch_axes[name], 1) for _ in uses)
+            for name, uses in self.outputs.items()
+        }
 
     def reached(self) -> dict[str, bool]:
         """Tell of every layer whether the mean depends on its output."""
-        targets = list(self.outputs.values())
+        owners = [name for name, uses in self.outputs.items() for _ in uses]
+        targets = [output for uses in self.outputs.values() for output in uses]
         found = torch.autograd.grad(self.mean.sum(), targets, retain_graph=True, allow_unused=True)
-        return {name: g is not None for name, g in zip(self.outputs, found, strict=True)}
+        reached = dict.fromkeys(self.outputs, False)
+        for name, gradient in zip(owners, found, strict=True):
+            reached[name] |= gradient is not None
+        return reached
 
 
 class Recorder:
@@ -64,8 +79,8 @@ class Recorder:
         self.model = model
         self.copied = frozenset(copied)
         self.layers = {layer.name: layer for layer in layers}
-        self._inputs: dict[str, Tensor] = {}
-        self._outputs: dict[str, Tensor] = {}
+        self._inputs: dict[str, list[Tensor]] = {}
+        self._outputs: dict[str, list[Tensor]] = {}
         self._handles: list[RemovableHandle] = []
         self._add_hooks()
 
@@ -75,13 +90,14 @@ class Recorder:
         Call it inside ``recording_gradients``.
         """
         self._inputs, self._outputs = {}, {}
-        mean, noise_cholesky = split_output(self.model(x))
+        mean, noise_cholesky = split_output(run(self.model, x))
         if len(self._outputs) != len(self.layers):
             missing = sorted(set(self.layers) - set(self._outputs))
             raise ValueError(
                 f"this input does not use layers {missing}: leave them out by layers="
             )
-        return Recording(mean, noise_cholesky, self._inputs, self._outputs)
+        axes = {name: layer.batch_axis for name, layer in self.layers.items()}
+        return Recording(mean, noise_cholesky, self._inputs, self._outputs, axes)
 
     def to(self, device: torch.device | str) -> Recorder:
         """Return the same recorder with its own copy of the model, on another device."""
@@ -94,11 +110,11 @@ class Recorder:
 
     def _add_hooks(self) -> None:
         self._handles = [
-            layer.module.register_forward_hook(self._hook(name), with_kwargs=True)
+            layer.module.register_forward_hook(self._hook(name, layer), with_kwargs=True)
             for name, layer in self.layers.items()
         ]
 
-    def _hook(self, name: str):
+    def _hook(self, name: str, layer: Layer):
         copied = name in self.copied
 
         def record(_module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
@@ -106,11 +122,39 @@ class Recorder:
             # The weights are constants here: the first layer's output starts the graph.
             if not output.requires_grad:
                 output.requires_grad_()
-            self._inputs[name] = x.clone() if copied else x
-            self._outputs[name] = output
+            x = _batch_first(x, layer.batch_axis, 0)
+            self._inputs.setdefault(name, []).append(x.clone() if copied else x)
+            self._outputs.setdefault(name, []).append(output)
             return output.clone() if copied else output
 
         return record
+
+
+def run(model: nn.Module, x: Any) -> Any:
+    """Return what a model makes of an input.
+
+    Raises ValueError where the two differ in dtype or device and the model does not cope.
+    """
+    try:
+        return model(x)
+    except RuntimeError as error:
+        parameter = next(model.parameters())
+        for t in tensors(x):
+            if t.device != parameter.device:
+                raise ValueError(
+                    f"an input lies on {t.device}, the model on {parameter.device}: move one of "
+                    "them"
+                ) from error
+            if t.is_floating_point() and t.dtype != parameter.dtype:
+                raise ValueError(
+                    f"an input is {t.dtype}, the model's parameters are {parameter.dtype}: "
+                    "convert one of them"
+                ) from error
+        raise
+
+
+def _batch_first(t: Tensor, batch_axis: int, to: int) -> Tensor:
+    return t.movedim(batch_axis + to, to) if batch_axis else t
 
 
 def module_input(args: tuple, kwargs: dict[str, Tensor]) -> Tensor:
@@ -127,9 +171,12 @@ def split_output(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor
 
 
 def frozen_copy(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
-    """Return a deep copy in eval mode, its parameters constants."""
+    """Return a deep copy in eval mode, its parameters constants, that computes by linear parts.
+
+    Attention, recurrent networks and grouped convolutions are divided; names of parameters stay.
+    """
     with torch.inference_mode(False):
-        return copy.deepcopy(model).to(device).eval().requires_grad_(False)
+        return divide(copy.deepcopy(model).to(device).eval().requires_grad_(False))
 
 
 @contextmanager

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import apsw
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.interfaces import Connection
-from rosbags.rosbag2 import ReaderError
-from rosbags.typesys import Stores, get_typestore
 
+from bayes_vio.data.bag_reader import BagReader, RawMessage
 from bayes_vio.data.messages import (
     BagError,
     ImageError,
@@ -26,38 +19,6 @@ from bayes_vio.data.messages import (
     gray_of_jpeg,
 )
 from bayes_vio.data.samples import CameraModel
-
-# What the reading library lets through where a file's bytes are damaged.
-_UNREADABLE = (
-    AnyReaderError,
-    ReaderError,
-    OSError,
-    apsw.Error,
-    struct.error,
-    UnicodeDecodeError,
-    OverflowError,
-    KeyError,
-    MemoryError,
-)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[AnyReader]:
-    """Open a bag for reading, with every failure of the format as a BagError."""
-    if path.is_dir() and not (path / "metadata.yaml").exists():
-        raise BagError(
-            f"{path} has no metadata.yaml: give a rosbag2 folder or its .mcap / .db3 file"
-        )
-    try:
-        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_KILTED)) as reader:
-            yield reader
-    except FileNotFoundError as error:
-        raise BagError(f"recording {path} does not exist") from error
-    except _UNREADABLE as error:
-        raise BagError(
-            f"recording {path} cannot be read ({type(error).__name__}: {error}); if recording was "
-            "cut off, `ros2 bag reindex` or `mcap recover` may mend it"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -79,21 +40,24 @@ class FrameReader:
     def __call__(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield (stamp_ns, gray image [height, width]) in order of stamps.
 
-        Raises BagError for an unknown encoding, or where no image at all is usable.
+        Raises BagError for an unknown encoding, where no image at all is usable, or where the
+        bag is not the one that was opened.
         """
         causes: Counter[str] = Counter()
-        with opened(self.path) as reader:
-            connections = [c for c in reader.connections if c.topic == self.topic]
-            for index, (connection, _, raw) in enumerate(reader.messages(connections)):
-                if not self.kept[index]:
-                    continue
-                try:
-                    message = reader.deserialize(raw, connection.msgtype)
-                    gray = _gray(message, connection, self.camera)
-                except ImageError as error:
-                    self._count(error, causes)
-                    continue
-                yield int(self.stamp_ns[index]), gray
+        index = -1
+        for index, message in enumerate(BagReader(self.path).messages([self.topic])):
+            if index >= len(self.kept):
+                break
+            if not self.kept[index]:
+                continue
+            try:
+                gray = _gray(message, self.camera)
+            except ImageError as error:
+                self._count(error, causes)
+                continue
+            yield int(self.stamp_ns[index]), gray
+        if index + 1 != len(self.kept):
+            raise BagError(f"{self.path} changed since it was opened: is it still being recorded?")
         if causes.total() == np.count_nonzero(self.kept):
             raise BagError(f"{self.path}, topic {self.topic}: no image is usable ({dict(causes)})")
 
@@ -105,9 +69,10 @@ class FrameReader:
         self.dropped[cause] = causes[cause]
 
 
-def _gray(message: Any, connection: Connection, camera: CameraModel) -> NDArray[np.uint8]:
-    compressed = connection.msgtype == MessageType.COMPRESSED_IMAGE.value
-    gray = gray_of_jpeg(message.data) if compressed else gray_of_image(message)
+def _gray(message: RawMessage, camera: CameraModel) -> NDArray[np.uint8]:
+    image = message.decoded()
+    compressed = message.msgtype == MessageType.COMPRESSED_IMAGE.value
+    gray = gray_of_jpeg(image.data) if compressed else gray_of_image(image)
     if gray.shape != (camera.height, camera.width):
         raise ImageError("wrong size", f"image is {gray.shape}, unlike its camera_info")
     return gray

@@ -74,8 +74,12 @@ class BagWriter:
         self._partial = Path(tempfile.mkdtemp(prefix=prefix, dir=self._path.parent))
         # Files inside a bag carry its name, so the bag has its final name from the start.
         bag = self._partial / self._path.name
-        self._writer = Writer(bag, version=_METADATA_VERSION, storage_plugin=self._storage)
-        self._writer.open()
+        try:
+            self._writer = Writer(bag, version=_METADATA_VERSION, storage_plugin=self._storage)
+            self._writer.open()
+        except BaseException:  # an interruption, too: __exit__ is called only from here on
+            shutil.rmtree(self._partial, ignore_errors=True)
+            raise
         return self
 
     def __exit__(

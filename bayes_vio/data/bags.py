@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Connection
 
 from bayes_vio.conventions import ANGULAR_RATE, SPECIFIC_FORCE
-from bayes_vio.data.bag_images import FrameReader, opened
+from bayes_vio.data.bag_files import bag_name
+from bayes_vio.data.bag_images import FrameReader
+from bayes_vio.data.bag_reader import BagReader, RawMessage
 from bayes_vio.data.messages import (
     BagError,
     MessageType,
@@ -26,6 +26,7 @@ from bayes_vio.data.mounting import StaticFrames, frame_name
 from bayes_vio.data.samples import CameraModel, Extrinsics, ImuStream, ReferenceStream, Streams
 from bayes_vio.data.series import Series, cdr_header
 from bayes_vio.data.topics import Selection, Topics, select_topics
+from bayes_vio.data.units import check_units
 
 __all__ = ["BagError", "Topics", "open_streams"]
 
@@ -35,31 +36,32 @@ def open_streams(
 ) -> Streams:
     """Read a recording's IMU, calibration and reference; leave its images on disk.
 
-    path: a bag's folder, or a bare .mcap or .db3 file. ``extrinsics``: where the sensors sit,
+    path: a bag's folder, or a bare .mcap or .db3 file, as it is or compressed with Zstandard.
+    Memory does not grow with the images. ``extrinsics``: where the sensors sit,
     by default the chains of /tf_static from base_link. IMU vectors are rotated into base axes;
     the lever arm's centripetal and tangential terms stay in the specific force. Raises BagError
-    where a topic is absent or ambiguous, a frame is unknown, or the streams share no time.
+    where a topic is absent or ambiguous, a frame is unknown, the streams share no time, a unit
+    is wrong, or the bag is damaged.
     """
     path, topics = Path(path), topics or Topics()
-    with opened(path) as reader:
-        selection = select_topics(path, reader.connections, topics)
-        first_pass = _FirstPass(selection, topics)
-        for connection, log_ns, raw in reader.messages(first_pass.connections(reader.connections)):
-            first_pass.read(reader, connection, log_ns, raw)
-    return first_pass.streams(path, extrinsics)
+    bag = BagReader(path)
+    first_pass = _FirstPass(path, select_topics(path, bag.topics, topics), topics)
+    for message in bag.messages(first_pass.topics()):
+        first_pass.read(message)
+    return first_pass.streams(extrinsics)
 
 
 class _FirstPass:
     """What one reading of a bag gathers; of images only the headers."""
 
-    def __init__(self, selection: Selection, topics: Topics) -> None:
-        self._selection, self._topics = selection, topics
-        self._imu, self._image, self._reference = Series(6), Series(0), Series(7)
+    def __init__(self, path: Path, selection: Selection, topics: Topics) -> None:
+        self._path, self._selection, self._topics = path, selection, topics
+        self._image = Series(0, "image", f"{path}, topic {selection.image}")
+        self._imu = Series(6, "imu", f"{path}, topic {selection.imu}")
+        self._reference = Series(7, "reference", f"{path}, topic {selection.reference}")
         self._static = StaticFrames()
         self._camera: CameraModel | None = None
-        self._read: dict[str, Callable[[Any, int, bytes, str], None]] = {
-            "/tf_static": self._read_static,
-        }
+        self._read: dict[str, Callable[[RawMessage], None]] = {"/tf_static": self._read_static}
         readers = {
             selection.image: self._read_image,
             selection.camera_info: self._read_camera,
@@ -68,39 +70,44 @@ class _FirstPass:
         }
         self._read |= {topic: read for topic, read in readers.items() if topic}
 
-    def connections(self, available: list[Connection]) -> list[Connection]:
-        """Return the connections to read."""
-        return [c for c in available if c.topic in self._read]
+    def topics(self) -> list[str]:
+        """Return the topics to read."""
+        return list(self._read)
 
-    def read(self, reader: AnyReader, connection: Connection, log_ns: int, raw: bytes) -> None:
+    def read(self, raw: RawMessage) -> None:
         """Take one message."""
-        self._read[connection.topic](reader, log_ns, raw, connection.msgtype)
+        self._read[raw.topic](raw)
 
-    def _read_static(self, reader: AnyReader, _: int, raw: bytes, kind: str) -> None:
-        self._static.add_message(reader.deserialize(raw, kind))
+    def _read_static(self, raw: RawMessage) -> None:
+        self._static.add_message(raw.decoded())
 
-    def _read_image(self, _: AnyReader, log_ns: int, raw: bytes, __: str) -> None:
-        stamp_ns, frame_id = cdr_header(raw)
-        self._image.append(stamp_ns, log_ns, frame_id, ())
+    def _read_image(self, raw: RawMessage) -> None:
+        stamp_ns, frame_id = cdr_header(raw.payload)
+        self._image.append(stamp_ns, raw.log_ns, frame_id, ())
 
-    def _read_camera(self, reader: AnyReader, _: int, raw: bytes, kind: str) -> None:
+    def _read_camera(self, raw: RawMessage) -> None:
         if self._camera is None:
-            self._camera = camera_model(reader.deserialize(raw, kind))
+            self._camera = camera_model(raw.decoded())
 
-    def _read_imu(self, reader: AnyReader, log_ns: int, raw: bytes, kind: str) -> None:
-        message: Any = reader.deserialize(raw, kind)
+    def _read_imu(self, raw: RawMessage) -> None:
+        message = raw.decoded()
         header = message.header
-        self._imu.append(stamp_ns_of(header), log_ns, header.frame_id, imu_row(message))
+        for name in ("linear_acceleration", "angular_velocity"):
+            # The message's definition: -1 says that the sensor does not measure this.
+            if getattr(message, f"{name}_covariance")[0] == -1:
+                raise BagError(f"{self._path}, topic {raw.topic}: the IMU measures no {name}")
+        self._imu.append(stamp_ns_of(header), raw.log_ns, header.frame_id, imu_row(message))
 
-    def _read_reference(self, reader: AnyReader, log_ns: int, raw: bytes, kind: str) -> None:
-        message: Any = reader.deserialize(raw, kind)
-        if kind == MessageType.TF.value:
-            self._read_transforms(message, log_ns)
+    def _read_reference(self, raw: RawMessage) -> None:
+        message = raw.decoded()
+        if raw.msgtype == MessageType.TF.value:
+            self._read_transforms(message, raw.log_ns)
             return
-        pose = message.pose.pose if kind == MessageType.ODOMETRY.value else message.pose
+        odometry = raw.msgtype == MessageType.ODOMETRY.value
+        pose = message.pose.pose if odometry else message.pose
         frame = getattr(message, "child_frame_id", "") or self._topics.base_frame
         row = pose_row(pose.position, pose.orientation)
-        self._reference.append(stamp_ns_of(message.header), log_ns, frame, row)
+        self._reference.append(stamp_ns_of(message.header), raw.log_ns, frame, row)
 
     def _read_transforms(self, message: Any, log_ns: int) -> None:
         wanted = (self._topics.reference_world, self._topics.reference_frame)
@@ -109,8 +116,9 @@ class _FirstPass:
                 row = pose_row(t.transform.translation, t.transform.rotation)
                 self._reference.append(stamp_ns_of(t.header), log_ns, t.child_frame_id, row)
 
-    def streams(self, path: Path, extrinsics: Extrinsics | None) -> Streams:
+    def streams(self, extrinsics: Extrinsics | None) -> Streams:
         """Return the streams, cleaned."""
+        path = self._path
         if not self._image.stamps:
             raise BagError(f"{path} holds no image on {self._selection.image}")
         if self._camera is None:
@@ -119,18 +127,19 @@ class _FirstPass:
                 "calibration is not supported"
             )
         dropped: dict[str, int] = {}
-        image_ns, image_kept, _ = self._image.cleaned("image", dropped)
+        image_ns, image_kept, _ = self._image.cleaned(dropped)
         mounting = extrinsics or self._static_extrinsics()
         imu = self._imu_stream(mounting, dropped)
-        reference = self._reference_stream(path, dropped)
+        reference = self._reference_stream(dropped)
         for name, stream in (("imu", imu), ("reference", reference)):
             if stream is not None:
                 _check_overlap(path, name, stream.stamp_ns, image_ns[image_kept])
+        check_units(str(path), imu, reference)
         frames = FrameReader(
             path, self._selection.image, image_ns, image_kept, self._camera, dropped
         )
         return Streams(
-            name=path.stem,
+            name=bag_name(path),
             camera=self._camera,
             extrinsics=mounting,
             image_stamp_ns=image_ns[image_kept],
@@ -151,23 +160,23 @@ class _FirstPass:
     def _imu_stream(self, mounting: Extrinsics, dropped: dict[str, int]) -> ImuStream | None:
         if not self._imu.stamps:
             return None
-        stamp_ns, kept, rows = self._imu.cleaned("imu", dropped)
+        stamp_ns, kept, rows = self._imu.cleaned(dropped)
         R_base_imu = mounting.T_base_imu[:3, :3]
         samples = rows[kept]
         for part in (SPECIFIC_FORCE, ANGULAR_RATE):
             samples[:, part] = samples[:, part] @ R_base_imu.T
         return ImuStream(stamp_ns[kept], samples)
 
-    def _reference_stream(self, path: Path, dropped: dict[str, int]) -> ReferenceStream | None:
+    def _reference_stream(self, dropped: dict[str, int]) -> ReferenceStream | None:
         if not self._selection.reference:
             return None
         if not self._reference.stamps:
             world, frame = self._topics.reference_world, self._topics.reference_frame
             raise BagError(
-                f"{path} holds no reference pose on {self._selection.reference}"
+                f"{self._path} holds no reference pose on {self._selection.reference}"
                 + (f" from '{world}' to '{frame}'" if world else "")
             )
-        stamp_ns, kept, rows = self._reference.cleaned("reference", dropped)
+        stamp_ns, kept, rows = self._reference.cleaned(dropped)
         frame = self._topics.reference_frame or self._reference.frame_id
         T_base_frame = self._static.transform(self._topics.base_frame, frame)
         T_world_base = poses_of(rows[kept]) @ np.linalg.inv(T_base_frame)

@@ -1,4 +1,4 @@
-"""Tell the camera's yaw from coarse optical flow alone, without depth and without a reference."""
+"""Tell a camera's rotation from coarse optical flow alone, without depth and a reference."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ _MIN_NOISE = 3e-4  # focal lengths: a twentieth of a view pixel
 _ROWS, _COLUMNS = GRID_HEIGHT // _BLOCK, GRID_WIDTH // _BLOCK
 
 
-def yaw_from_flow(
+def rotation_from_flow(
     flow: NDArray[np.floating], view_valid: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Return the yaw [n] (rad, about base z, later view relative to earlier) of flow.
+    """Return rotations [n, 3] (rad, about base axes, later view relative to earlier) of flow.
 
     flow [n, 2, 40, 128], view_valid [40, 128]. Each frame is explained by three rotations and a
     multiple of the recording's typical translational flow, which is learned from what rotations
     leave over; cells off that model (walls, other cars) lose weight (Huber). The forward
-    direction is taken as the view's axis, so a constant share of speed may remain in the yaw.
+    direction is taken as the view's axis, so a constant share of speed may remain in yaw and
+    pitch.
     """
-    measured = _blocks(np.asarray(flow, np.float64)).reshape(len(flow), -1)
-    seen = _blocks(np.asarray(view_valid, np.float64)[None])[0] > 0.99
+    measured = block_means(np.asarray(flow, np.float64)).reshape(len(flow), -1)
+    seen = block_means(np.asarray(view_valid, np.float64)) > 0.99
     weight = np.tile(seen.reshape(-1), 2).astype(np.float64)
     rotations, template = _templates()
     template = _without(rotations, template, weight)
@@ -40,13 +41,21 @@ def yaw_from_flow(
         rest = measured - coefficients[:, :3] @ rotations.T
         template = _typical(rest, coefficients[:, 3:], robust)
         template = _without(rotations, template, weight)
-    return coefficients[:, 0]
+    return coefficients[:, [2, 1, 0]]
 
 
-def _blocks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def block_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the means [..., 10, 32] of grid values [..., 40, 128] over blocks."""
     shape = (*values.shape[:-2], _ROWS, _BLOCK, _COLUMNS, _BLOCK)
     return values.reshape(shape).mean((-3, -1))
+
+
+def block_rays() -> NDArray[np.float64]:
+    """Return the mean rays [320, 3] of blocks in the view's optical frame (z = 1)."""
+    rays = view_rays()
+    per_block = rays.shape[0] // _ROWS
+    blocks = rays.reshape(_ROWS, per_block, _COLUMNS, per_block, 3)
+    return blocks.mean((1, 3)).reshape(-1, 3)
 
 
 def _templates() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -55,9 +64,7 @@ def _templates() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     Small-angle flow from the later view to the earlier one (Longuet-Higgins and Prazdny, 1980),
     k = 2 * 10 * 32: all horizontal displacements, then all vertical ones.
     """
-    rays = view_rays()[..., :2].transpose(2, 0, 1)
-    per_block = rays.shape[1] // _ROWS
-    x, y = rays.reshape(2, _ROWS, per_block, _COLUMNS, per_block).mean((2, 4)).reshape(2, -1)
+    x, y, _ = block_rays().T
     yaw = np.concatenate([-(1 + x**2), -x * y])
     pitch = np.concatenate([x * y, 1 + y**2])
     roll = np.concatenate([-y, x])

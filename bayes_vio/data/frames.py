@@ -167,8 +167,8 @@ class FlowEstimator:
 
     Settings: the search goes down to full resolution, which halves the error of yaw rates told
     from the flow against the half resolution of OpenCV's presets. Patches of 8 pixels every 5 and
-    a single refinement step tell known zooms best for their time. ``valid_pixels`` [80, 256] of the projector: other pixels are
-    left out of a cell's mean. One instance serves one thread.
+    a single refinement step tell known zooms best for their time. ``valid_pixels`` [80, 256] of
+    the projector: other pixels are left out of a cell's mean. One instance serves one thread.
     """
 
     def __init__(self, valid_pixels: NDArray[np.bool_] | None = None) -> None:
@@ -192,8 +192,8 @@ class FlowEstimator:
         Displacements (right, down) in focal lengths; zero in cells that the camera does not see.
         """
         pixels = self._dis.calc(later_view, earlier_view, None)  # pyright: ignore
-        horizontal, vertical = cv2.split(_cells(pixels * self._weight))
-        return np.stack([horizontal * self._scale, vertical * self._scale])
+        flow = _cells(pixels * self._weight).transpose(2, 0, 1) * self._scale
+        return np.ascontiguousarray(flow)
 
 
 def _cells(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,6 +15,8 @@ from bayes_vio.data.messages import BagError, pose_row, poses_of
 from bayes_vio.data.samples import Extrinsics
 
 _ROTATION_TOLERANCE = 1e-3
+_NORM_TOLERANCE = 0.5
+_LARGEST_VALUE = 1e9
 
 
 class StaticFrames:
@@ -30,11 +32,17 @@ class StaticFrames:
         self._neighbours.setdefault(frame_name(child), {})[frame_name(parent)] = inverse
 
     def add_message(self, message: Any) -> None:
-        """Add all transforms of a tf2_msgs/TFMessage."""
+        """Add all transforms of a tf2_msgs/TFMessage; BagError for one that is not rigid."""
         for transform in message.transforms:
             t = transform.transform
-            T_parent_child = poses_of(np.array(pose_row(t.translation, t.rotation)))[0]
-            self.add(transform.header.frame_id, transform.child_frame_id, T_parent_child)
+            row = np.array(pose_row(t.translation, t.rotation))
+            parent, child = transform.header.frame_id, transform.child_frame_id
+            if not _is_pose(row):
+                raise BagError(
+                    f"/tf_static carries no rigid transform from '{parent}' to '{child}': its "
+                    f"translation and quaternion are {row.tolist()}"
+                )
+            self.add(parent, child, poses_of(row)[0])
 
     def transform(self, target: str, source: str) -> NDArray[np.float64]:
         """Return T_target_source [4, 4] along the tree; BagError naming the missing frame."""
@@ -54,6 +62,13 @@ class StaticFrames:
                 f"/tf_static: {known}): record /tf_static or give the extrinsics in a YAML file"
             )
         return reached[source]
+
+
+def _is_pose(row: NDArray[np.float64]) -> bool:
+    """Tell whether a row [7] is a finite position and a quaternion that is about normalised."""
+    if not np.isfinite(row).all() or np.abs(row).max() > _LARGEST_VALUE:
+        return False
+    return bool(abs(np.linalg.norm(row[3:]) - 1) < _NORM_TOLERANCE)
 
 
 def frame_name(frame_id: str) -> str:

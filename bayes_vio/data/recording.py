@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from bayes_vio.conventions import NS_PER_S
-from bayes_vio.data.flow_yaw import yaw_from_flow
+from bayes_vio.data.flow_yaw import rotation_from_flow
 from bayes_vio.data.frame_table import FrameTable, ProgressCallback, measure_frames
 from bayes_vio.data.samples import (
     IMU_BINS,
@@ -28,6 +28,7 @@ from bayes_vio.data.sync import (
     offset_from_reference,
     pose_at,
 )
+from bayes_vio.data.units import check_yaw_rate
 from bayes_vio.data.windows import imu_bins_many
 from bayes_vio.geometry import se3
 
@@ -131,7 +132,8 @@ def prepare(
 
     ``time_offset_s`` None: the recording's own estimate, or 0 where it tells none (then
     ``time_offset`` is None and ``note`` says why). ``seed`` draws each image's second partner.
-    ``progress`` is told (images done, images in all). Raises BagError for fewer than two images.
+    ``progress`` is told (images done, images in all). Raises BagError for fewer than two images,
+    or where the yaw that they show tells that the gyro's unit or sign is wrong.
     """
     frames = measure_frames(streams, cache_dir, seed, workers, progress)
     frames = replace(frames, dropped=streams.dropped | frames.dropped)
@@ -174,20 +176,35 @@ def _offset_of(streams: Streams, frames: FrameTable) -> tuple[TimeOffset | None,
         if streams.reference is not None:
             stamps = frames.frame_stamp_ns
             return offset_from_reference(streams.reference, streams.imu, stamps), ""
+        _check_gyro(streams.name, streams.imu, frames)
         return offset_from_flow(frames, streams.imu), ""
     except TimeOffsetError as error:
         return None, str(error)
 
 
+def _check_gyro(name: str, imu: ImuStream, frames: FrameTable) -> None:
+    """Refuse a gyro whose unit or sign is not that of the yaw that consecutive images show."""
+    start_ns, end_ns, turned = _rotation_seen(frames)
+    check_yaw_rate(name, imu, start_ns, end_ns, turned[:, 2], "the optical flow")
+
+
 def offset_from_flow(frames: FrameTable, imu: ImuStream) -> TimeOffset:
-    """Estimate the time offset from the yaw that consecutive images show.
+    """Estimate the time offset from the rotation that consecutive images show.
 
     Raises TimeOffsetError where the recording turns too little.
     """
+    start_ns, end_ns, turned = _rotation_seen(frames)
+    return estimate_time_offset(turned, start_ns, end_ns, imu, "optical flow")
+
+
+def _rotation_seen(
+    frames: FrameTable,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return start_ns, end_ns [m] and rotation [m, 3] (rad) between consecutive images."""
     consecutive = np.flatnonzero(np.diff(frames.pairs, axis=1)[:, 0] == 1)
     stamps = frames.frame_stamp_ns[frames.pairs[consecutive]]
-    yaw = yaw_from_flow(frames.flow(consecutive), frames.view_valid)
-    return estimate_time_offset(yaw, stamps[:, 0], stamps[:, 1], imu, "optical flow")
+    turned = rotation_from_flow(frames.flow(consecutive), frames.view_valid)
+    return stamps[:, 0], stamps[:, 1], turned
 
 
 def _content_hash(streams: Streams, frames: FrameTable) -> str:

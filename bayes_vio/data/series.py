@@ -12,23 +12,31 @@ from numpy.typing import NDArray
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.data.messages import BagError
 
+# Beyond any position on Earth (m) and any sensor: such numbers only come of damage.
+_LARGEST_VALUE = 1e9
+# A few messages sent before their clock ran are left out; more, and one stream has two clocks.
+_MAX_UNSTAMPED_SHARE = 0.1
+
 
 def cdr_header(raw: bytes) -> tuple[int, str]:
     """Return stamp_ns and frame_id of a serialised message that starts with a std_msgs/Header."""
-    order = "<" if raw[1] else ">"  # second byte of the CDR encapsulation: endianness
     try:
+        order = "<" if raw[1] else ">"  # second byte of the CDR encapsulation: endianness
         seconds, nanoseconds, length = struct.unpack_from(f"{order}iII", raw, 4)
         frame_id = bytes(raw[16 : 16 + length]).rstrip(b"\0").decode()
-    except (struct.error, UnicodeDecodeError) as error:
+    except (IndexError, struct.error, UnicodeDecodeError) as error:
         raise BagError(f"a message's header cannot be read: {error}") from error
     return seconds * NS_PER_S + nanoseconds, frame_id
 
 
 class Series:
-    """Stamped rows [n, width] of one topic in the order in which they were logged."""
+    """Stamped rows [n, width] of one topic in the order in which they were logged.
 
-    def __init__(self, width: int) -> None:
-        self._width = width
+    ``name`` is that of the stream in what is counted; ``where`` (bag and topic) goes into errors.
+    """
+
+    def __init__(self, width: int, name: str, where: str) -> None:
+        self._width, self._name, self._where = width, name, where
         self.stamps = array("q")
         self._log_stamps = array("q")
         self._rows = array("d")
@@ -42,36 +50,54 @@ class Series:
         self._rows.extend(row)
 
     def cleaned(
-        self, name: str, dropped: dict[str, int]
+        self, dropped: dict[str, int]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
         """Return stamps [n], kept [n] and rows [n, width], and count causes in ``dropped``.
 
-        Left out: values that are not finite, zero stamps, stamps not after all earlier ones.
-        Where every header is unstamped the log's stamps stand in, which is counted too. Raises
-        BagError where less than half of the messages remain.
+        Left out: values that are not finite or absurd, zero stamps, stamps not after all earlier
+        ones. Where every header is unstamped the log's stamps stand in, which is counted too.
+        Raises BagError where only some are stamped or less than half of the messages remain.
         """
-        stamp_ns = np.array(self.stamps, dtype=np.int64)
+        stamp_ns = self._stamps(dropped)
         rows = np.array(self._rows, dtype=np.float64).reshape(len(stamp_ns), self._width)
-        if not stamp_ns.any():
-            stamp_ns = np.array(self._log_stamps, dtype=np.int64)
-            dropped[f"{name}: header unstamped, log stamp used"] = len(stamp_ns)
         causes = _causes(stamp_ns, rows)
-        for cause in np.unique(causes[causes != ""]):
-            dropped[f"{name}: {cause}"] = int(np.count_nonzero(causes == cause))
+        counts = {
+            f"{self._name}: {cause}": int(np.count_nonzero(causes == cause))
+            for cause in np.unique(causes[causes != ""])
+        }
         kept = causes == ""
         if 2 * np.count_nonzero(kept) < len(kept):
-            counts = {k: v for k, v in dropped.items() if k.startswith(f"{name}:")}
-            raise BagError(f"most messages of the {name} stream are unusable: {counts}")
+            raise BagError(
+                f"{self._where}: most messages of the {self._name} stream are unusable: {counts}"
+            )
+        dropped |= counts
         return stamp_ns, kept, rows
+
+    def _stamps(self, dropped: dict[str, int]) -> NDArray[np.int64]:
+        stamp_ns = np.array(self.stamps, dtype=np.int64)
+        unstamped = int(np.count_nonzero(stamp_ns == 0))
+        if unstamped == len(stamp_ns):
+            dropped[f"{self._name}: header unstamped, log stamp used"] = unstamped
+            return np.array(self._log_stamps, dtype=np.int64)
+        if unstamped > _MAX_UNSTAMPED_SHARE * len(stamp_ns):
+            raise BagError(
+                f"{self._where}: {unstamped} of {len(stamp_ns)} {self._name} headers have no "
+                "stamp and the others do: stamp all of them, or none to use the log's stamps"
+            )
+        return stamp_ns
 
 
 def _causes(stamp_ns: NDArray[np.int64], rows: NDArray[np.float64]) -> NDArray[np.str_]:
     """Return why each message is left out [n], "" where it stays."""
     causes = np.full(len(stamp_ns), "", dtype="<U16")
     causes[stamp_ns == 0] = "zero stamp"
+    finite = np.asarray(np.isfinite(rows).all(axis=1))
+    absurd = np.abs(np.where(finite[:, None], rows, 0)).max(axis=1, initial=0) > _LARGEST_VALUE
     if rows.shape[1] == 7:  # position and quaternion
-        causes[np.linalg.norm(rows[:, 3:], axis=1) < 0.5] = "no rotation"
-    causes[~np.isfinite(rows).all(axis=1)] = "not finite"
+        quaternion = np.where((finite & ~absurd)[:, None], rows[:, 3:], 1)
+        causes[np.linalg.norm(quaternion, axis=1) < 0.5] = "no rotation"
+    causes[absurd] = "absurd value"
+    causes[~finite] = "not finite"
     usable = np.flatnonzero(causes == "")
     latest = np.maximum.accumulate(stamp_ns[usable])
     step = stamp_ns[usable][1:] - latest[:-1]

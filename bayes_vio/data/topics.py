@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rosbags.interfaces import Connection
-
+from bayes_vio.data.bag_reader import BagTopic
 from bayes_vio.data.messages import BagError, MessageType
 
 
@@ -44,9 +43,9 @@ _IMAGES = (MessageType.IMAGE, MessageType.COMPRESSED_IMAGE)
 _REFERENCES = (MessageType.ODOMETRY, MessageType.POSE_STAMPED)
 
 
-def select_topics(path: Path, connections: Sequence[Connection], topics: Topics) -> Selection:
+def select_topics(path: Path, held: Mapping[str, BagTopic], topics: Topics) -> Selection:
     """Choose one topic per stream; BagError listing what there is where that is not possible."""
-    available = {c.topic: c.msgtype for c in connections if c.msgcount}
+    available = {name: topic.msgtype for name, topic in held.items() if topic.count}
     listing = "; ".join(f"{topic} ({kind})" for topic, kind in sorted(available.items()))
     choose = _Chooser(path, available, listing or "nothing")
     image = choose("image", topics.image, _IMAGES, required=True)

@@ -1,39 +1,15 @@
-"""What the streaming estimator keeps of its inputs: IMU samples, images, and faulty stamps."""
+"""What the streaming estimator keeps of its inputs: IMU samples and images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayes_vio.conventions import NS_PER_S
 
-# Far beyond any epoch in use (the year 2116), and far below where int64 arithmetic overflows.
-_STAMP_END_NS = 1 << 62
 _PERIOD_SAMPLES = 50
-
-
-class StampFault(Enum):
-    """What is wrong with a stamp, seen from the one before in the same stream."""
-
-    INVALID = "invalid"  # zero, negative, or beyond what a clock can say
-    DUPLICATE = "duplicate"
-    BACKWARDS = "backwards"
-    JUMP = "jump"  # back by more than the tolerance: a bag that loops, or a clock set anew
-
-
-def stamp_fault(stamp_ns: int, last_ns: int | None, jump_s: float) -> StampFault | None:
-    """Return what is wrong with a stamp after ``last_ns`` (None: it is the first), or None."""
-    if not 0 < stamp_ns < _STAMP_END_NS:
-        return StampFault.INVALID
-    if last_ns is None or stamp_ns > last_ns:
-        return None
-    if stamp_ns == last_ns:
-        return StampFault.DUPLICATE
-    back_s = (last_ns - stamp_ns) / NS_PER_S
-    return StampFault.JUMP if back_s > jump_s else StampFault.BACKWARDS
 
 
 @dataclass

@@ -15,9 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from bayes_vio.conventions import ANGULAR_RATE, NS_PER_S, SPECIFIC_FORCE
 from bayes_vio.data.frames import ViewProjector
 from bayes_vio.data.samples import CameraModel, Extrinsics
-from bayes_vio.estimator.buffers import ImuBuffer, StampFault, WaitingImage, stamp_fault
+from bayes_vio.estimator.buffers import ImuBuffer, WaitingImage
 from bayes_vio.estimator.increments import Increment, IncrementPredictor
 from bayes_vio.estimator.intervals import Interval, IntervalBuilder
+from bayes_vio.estimator.missing_samples import MissingSamples
+from bayes_vio.estimator.stamps import FaultyStamp, Passage, StampGate
 from bayes_vio.estimator.stream_clock import StreamClock
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings, MotionEstimate, TrackingState
 from bayes_vio.filters.accumulate import Odometry
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Cause", "Estimator", "EstimatorSettings", "MotionEstimate", "TrackingState"]
 
+Array = NDArray[np.float64]
+Image = NDArray[np.uint8]
 _EVENTS_KEPT = 64
 # A clock set anew by more than 30 years must not carry stamps beyond 64 bits.
 _LONGEST_SILENCE_NS = 10**18
@@ -61,11 +65,14 @@ class Estimator:
         self._builder = IntervalBuilder(projector, usable_images, self._time_offset_ns, s)
         self._predictor = IncrementPredictor(artifact, s, projector.valid)
         self._imu = ImuBuffer(s.imu_buffer_s, s.imu_rate_max_hz)
+        self._imu_gate: StampGate[Array] = StampGate(s.stamp_jump_s, s.stamp_jump_messages)
+        self._image_gate: StampGate[Image] = StampGate(s.stamp_jump_s, s.stamp_jump_messages)
         self._reach_ns = round(artifact.dt_range_s[1] * s.dt_margin * NS_PER_S)
         # An interval that the model may still be asked for is waited for.
         self._timeout_ns = max(round(s.timeout_s * NS_PER_S), self._reach_ns)
         # A sample that belongs to an image may be stamped, hence arrive, that much later.
         self._imu_wait_ns = round(s.imu_wait_s * NS_PER_S) + max(0, self._time_offset_ns)
+        self._missing = MissingSamples(s.timeout_s)
         self._clock = StreamClock(self._timeout_ns)
         self.counters: Counter[str] = Counter()
         self._events: deque[str] = deque(maxlen=_EVENTS_KEPT)
@@ -74,7 +81,9 @@ class Estimator:
     def _start_anew(self) -> None:
         self._imu.clear()
         self._waiting: deque[WaitingImage] = deque()
-        self._last_image_ns: int | None = None
+        self._imu_gate.reset()
+        self._image_gate.reset()
+        self._missing.reset()
         self._builder.reset()
         self._predictor.reset()
         self._clock.reset()
@@ -109,7 +118,7 @@ class Estimator:
         self._count(Cause.RESET, cause)
         self._start_anew()
 
-    def set_pose(self, T_odom_base: NDArray[np.float64], odom_cov: NDArray[np.float64]) -> None:
+    def set_pose(self, T_odom_base: Array, odom_cov: Array) -> None:
         """Continue the odometry from a pose [4, 4] with the covariance [6, 6] of its right error.
 
         Raises ValueError for what is no pose, no covariance, or beyond the bounds of the settings.
@@ -122,21 +131,54 @@ class Estimator:
         fault = self._sample_fault(values)
         if fault is not None:
             self._count(fault)
-        elif self._accepts_stamp("imu", stamp_ns, self._imu.last_stamp_ns):
-            self._imu.append(stamp_ns, (values.reshape(2, 3) @ self._R_base_imu.T).reshape(6))
+        else:
+            self._take_samples(self._imu_gate.take(stamp_ns, values))
 
-    def feed_image(self, stamp_ns: int, gray: NDArray[np.uint8]) -> None:
+    def feed_image(self, stamp_ns: int, gray: Image) -> None:
         """Take one image [height, width] uint8; it is copied."""
         fault = self._image_fault(gray)
         if fault is not None:
             self._count(fault)
-        elif self._accepts_stamp("image", stamp_ns, self._last_image_ns):
-            self._last_image_ns = stamp_ns
-            self._waiting.append(WaitingImage(stamp_ns, gray.copy()))
+        else:
+            self._take_images(self._image_gate.take(stamp_ns, gray.copy()))
+
+    def _take_samples(self, passage: Passage[Array]) -> None:
+        self._count_stamps("imu", passage.faults)
+        if passage.went_back:
+            self._start_from("imu", passage.items, self._image_gate.reset())
+            return
+        for stamp_ns, sample in passage.items:
+            in_base = sample.reshape(2, 3) @ self._R_base_imu.T
+            self._imu.append(stamp_ns, in_base.reshape(6))
+            if missing := self._missing.add(stamp_ns):
+                self._count(Cause.IMU_SAMPLES_MISSING, f"{missing} before {stamp_ns} ns", missing)
+
+    def _take_images(self, passage: Passage[Image]) -> None:
+        self._count_stamps("image", passage.faults)
+        if passage.went_back:
+            self._start_from("image", self._imu_gate.reset(), passage.items)
+            return
+        for stamp_ns, gray in passage.items:
+            self._waiting.append(WaitingImage(stamp_ns, gray))
             if len(self._waiting) > self._settings.pending_images:
                 self._skip(Cause.FRAMES_SKIPPED)
 
-    def _sample_fault(self, sample: NDArray[np.float64]) -> Cause | None:
+    def _start_from(
+        self, stream: str, samples: list[tuple[int, Array]], images: list[tuple[int, Image]]
+    ) -> None:
+        """Start anew with what has come since the stamps of a stream went back."""
+        self.reset(f"{stream} stamps went back")
+        for stamp_ns, sample in samples:
+            self._take_samples(self._imu_gate.take(stamp_ns, sample))
+        for stamp_ns, gray in images:
+            self._take_images(self._image_gate.take(stamp_ns, gray))
+
+    def _count_stamps(self, stream: str, faults: list[FaultyStamp]) -> None:
+        for faulty in faults:
+            cause = Cause(f"{stream}_stamp_{faulty.fault.value}")
+            self._count(cause, f"{faulty.stamp_ns} ns after {faulty.last_ns} ns")
+
+    def _sample_fault(self, sample: Array) -> Cause | None:
         if sample.shape != (6,):
             return Cause.IMU_SHAPE
         if not np.isfinite(sample).all():
@@ -146,21 +188,11 @@ class Estimator:
         fast = np.abs(sample[ANGULAR_RATE]).max() > s.angular_rate_bound_rad_s
         return Cause.IMU_OUT_OF_RANGE if strong or fast else None
 
-    def _image_fault(self, gray: NDArray[np.uint8]) -> Cause | None:
+    def _image_fault(self, gray: Image) -> Cause | None:
         if not isinstance(gray, np.ndarray) or gray.dtype != np.uint8 or gray.ndim != 2:
             return Cause.IMAGE_TYPE
         size = (self._camera.height, self._camera.width)
         return None if gray.shape == size else Cause.IMAGE_SIZE
-
-    def _accepts_stamp(self, stream: str, stamp_ns: int, last_ns: int | None) -> bool:
-        """Count a faulty stamp; start anew, and accept it, if it jumped back."""
-        fault = stamp_fault(stamp_ns, last_ns, self._settings.stamp_jump_s)
-        if fault is None:
-            return True
-        self._count(Cause(f"{stream}_stamp_{fault.value}"), f"{stamp_ns} ns after {last_ns} ns")
-        if fault is StampFault.JUMP:
-            self.reset(f"{stream} stamps went back")
-        return fault is StampFault.JUMP
 
     def estimate(self, now_ns: int) -> MotionEstimate | None:
         """Return the newest increment; None: nothing new, or an image waits for IMU samples.
@@ -169,6 +201,8 @@ class Estimator:
         wins, the ones before it are skipped. Without images for the timeout, an increment without
         one is returned, so that the odometry's covariance grows over the gap.
         """
+        self._take_samples(self._imu_gate.observe(now_ns))
+        self._take_images(self._image_gate.observe(now_ns))
         if not self._clock.observe(now_ns, self._imu.last_stamp_ns):
             self._count(Cause.CLOCK_BACKWARDS)
             for image in self._waiting:
@@ -272,8 +306,8 @@ class Estimator:
         self._waiting.popleft()
         self.counters[cause.value] += 1
 
-    def _count(self, cause: Cause, detail: str = "") -> None:
-        self.counters[cause.value] += 1
+    def _count(self, cause: Cause, detail: str = "", number: int = 1) -> None:
+        self.counters[cause.value] += number
         self._events.append(f"{cause.value}: {detail}" if detail else cause.value)
 
 

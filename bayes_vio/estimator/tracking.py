@@ -28,13 +28,16 @@ class Cause(Enum):
     IMU_STAMP_INVALID = "imu_stamp_invalid"
     IMU_STAMP_DUPLICATE = "imu_stamp_duplicate"
     IMU_STAMP_BACKWARDS = "imu_stamp_backwards"
+    IMU_STAMP_AHEAD = "imu_stamp_ahead"
     IMU_STAMP_JUMP = "imu_stamp_jump"
+    IMU_SAMPLES_MISSING = "imu_samples_missing"  # never came, as the stamps of the others tell
     IMAGE_TYPE = "image_type"
     IMAGE_SIZE = "image_size"
     IMAGE_LATE = "image_late"
     IMAGE_STAMP_INVALID = "image_stamp_invalid"
     IMAGE_STAMP_DUPLICATE = "image_stamp_duplicate"
     IMAGE_STAMP_BACKWARDS = "image_stamp_backwards"
+    IMAGE_STAMP_AHEAD = "image_stamp_ahead"
     IMAGE_STAMP_JUMP = "image_stamp_jump"
     CLOCK_BACKWARDS = "clock_backwards"
     FRAMES_SKIPPED = "frames_skipped"
@@ -93,7 +96,8 @@ class EstimatorSettings:
     imu_rate_max_hz: float = 2000.0  # sizes the buffer, allocated once
     imu_wait_s: float = 0.1  # an image waits this long for the IMU samples of its interval
     timeout_s: float = 0.5  # without an image for so long, an increment is emitted without one
-    stamp_jump_s: float = 0.5  # a stamp going back by more resets, by less is dropped
+    stamp_jump_s: float = 0.5  # a stamp that steps back, or ahead of time, by more is a jump:
+    stamp_jump_messages: int = 3  # followed once so many messages in a row agree, else left out
     pending_images: int = 8
 
     # Values no sensor of a car reports.

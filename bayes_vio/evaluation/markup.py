@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 from scipy import stats
 
+from bayes_vio.evaluation.style import CSS
 from bayes_vio.evaluation.verdict import SIGMA_TOLERANCE, Verdict
 
 DASH = "&ndash;"
+_SMALL_UNITS = ("%", "km", "ms", "min", "MiB")
 _CLASS = {
     Verdict.CONSISTENT: "good",
     Verdict.NEAR: "near",
@@ -28,6 +31,55 @@ class Cell:
 
     html: str
     kind: str = ""
+
+
+def document(title: str, body: str) -> str:
+    """Return a whole page that needs nothing else."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title>"
+        f"<style>{CSS}</style></head><body><main>{body}</main></body></html>\n"
+    )
+
+
+def figure(svg: str, caption: str) -> str:
+    """Return a figure with its caption (HTML that is already safe)."""
+    return f"<figure><div>{svg}</div><figcaption>{caption}</figcaption></figure>"
+
+
+def folded(title: str, content: str) -> str:
+    """Return content behind a line that opens it; nothing where there is none."""
+    if not content:
+        return ""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
+def listing(value: object) -> str:
+    """Return a value as indented JSON."""
+    return f"<pre>{escape(json.dumps(value, indent=1))}</pre>" if value else ""
+
+
+def facts(values: Mapping[str, str | None]) -> str:
+    """Return names and values as a list, without those that are None."""
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
+        for name, value in values.items()
+        if value is not None
+    )
+    return f"<dl>{rows}</dl>"
+
+
+def tiles(shown: Sequence[tuple[str, str, str]]) -> str:
+    """Return key figures: value (a number and its unit), what it is, a detail."""
+    wide = " wide" if len(shown) % 3 == 0 else ""  # three in a row leave none over
+    return f'<div class="tiles{wide}">' + "".join(_tile(*tile) for tile in shown) + "</div>"
+
+
+def _tile(value: str, text: str, detail: str) -> str:
+    number, _, unit = value.partition(" ")
+    small = f" <small>{unit}</small>" if unit in _SMALL_UNITS else f" {unit}" if unit else ""
+    return f'<div class="tile"><b>{number}{small}</b><span>{text}</span><em>{detail}</em></div>'
 
 
 def verdict_class(verdict: str) -> str:

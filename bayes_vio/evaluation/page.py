@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 
 from bayes_vio.evaluation import curves, figures, markup, tables
+from bayes_vio.evaluation.markup import figure
 from bayes_vio.evaluation.run import Run
-from bayes_vio.evaluation.style import CSS
 from bayes_vio.filters import consistency
 
 
@@ -19,12 +19,8 @@ def render(report: dict, runs: Sequence[Run]) -> str:
     for number, (part, run) in enumerate(zip(parts, runs, strict=True)):
         body.append(_recording(part, run, f"r{number}", alone=len(parts) == 1))
     body += [_reading(), _provenance(report)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Evaluation of {escape(report['artifact'].get('path', 'an artifact'))}</title>"
-        f"<style>{CSS}</style></head><body><main>{''.join(body)}</main></body></html>\n"
-    )
+    title = f"Evaluation of {report['artifact'].get('path', 'an artifact')}"
+    return markup.document(title, "".join(body))
 
 
 def _summary(report: dict) -> str:
@@ -45,7 +41,7 @@ def _summary(report: dict) -> str:
         heads += [
             tables.recordings(parts),
             _scale_figure(summary, "all"),
-            _figure(
+            figure(
                 curves.drift_by_length([part["drift"] for part in parts], names, "drift-all"),
                 "Drift over the length of the segment: look for lines that fall or stay level.",
             ),
@@ -61,13 +57,9 @@ def _notes(judgement: dict) -> list[str]:
     return [f'<p class="note">{escape(note)}</p>' for note in judgement["notes"]]
 
 
-def _figure(svg: str, caption: str) -> str:
-    return f"<figure><div>{svg}</div><figcaption>{caption}</figcaption></figure>"
-
-
 def _scale_figure(part: dict, name: str) -> str:
     measured = {int(k): m for k, m in part["horizons"].items() if m}
-    return _figure(
+    return figure(
         curves.sigma_factors(measured, f"{name}-scale"),
         "How much larger errors are than predicted, per axis: 1 is true, with 95 % intervals; the "
         "green band is ±20 %. Look for marks that stay in it at every horizon.",
@@ -85,7 +77,7 @@ def _recording(part: dict, run: Run, name: str, alone: bool) -> str:
 
 def _path(part: dict, run: Run, name: str) -> str:
     error = part["absolute_error"]
-    return _figure(
+    return figure(
         figures.top_view(run, f"{name}-path"),
         "The path from above, odometry only, first pose aligned. The reference should stay within "
         f"the 3-sigma ellipses. RMS distance {error['translation_rmse_m']:.1f} m, at the end "
@@ -109,7 +101,7 @@ def _time(part: dict, run: Run, name: str) -> str:
     squared = consistency.nees(errors.error, errors.cov)
     return (
         "<h3>Frame by frame</h3>"
-        + _figure(
+        + figure(
             figures.errors_over_time(
                 run, errors.error, errors.cov, errors.epistemic_cov, "cm", f"{name}-errors"
             ),
@@ -117,7 +109,7 @@ def _time(part: dict, run: Run, name: str) -> str:
             "epistemic part alone). Look for errors that fill the band, wide where it is wide. "
             "Shaded: not tracking.",
         )
-        + _figure(
+        + figure(
             figures.nees_over_time(run, squared, f"{name}-nees"),
             "Squared error over covariance, all six axes together. Look for the thick line near "
             "the dashed one; long stretches above it are overconfident.",
@@ -128,14 +120,14 @@ def _time(part: dict, run: Run, name: str) -> str:
 def _curves(part: dict, run: Run, name: str) -> str:
     del run
     measured = part["horizons"]["1"]
-    left = _figure(
+    left = figure(
         curves.reliability(measured, f"{name}-reliability"),
         "Observed against expected coverage at every level. Look for the diagonal; below it is "
         "overconfident.",
     )
     shares = [measured["sparsification"][k]["ause_relative"] for k in ("translation", "rotation")]
     told = " and ".join(markup.number(share) for share in shares)
-    right = _figure(
+    right = figure(
         curves.sparsification(measured, f"{name}-sparsification"),
         "Error left when the frames it was least sure of are dropped. Look for the thick line "
         f"near the oracle's; area lost {told} (0 perfect, 1 blind).",
@@ -145,7 +137,7 @@ def _curves(part: dict, run: Run, name: str) -> str:
 
 def _odometry(part: dict, run: Run, name: str) -> str:
     end = part["odometry"]
-    return "<h3>Accumulated odometry</h3>" + _figure(
+    return "<h3>Accumulated odometry</h3>" + figure(
         figures.errors_over_time(
             run, run.odometry_errors(), run.odom_cov, None, "m", f"{name}-odometry"
         ),
@@ -161,7 +153,7 @@ def _drift(part: dict, run: Run, name: str) -> str:
     del run
     drawn = ""
     if len(part["drift"]["lengths"]) > 1:
-        drawn = _figure(
+        drawn = figure(
             curves.drift_by_length([part["drift"]], [part["name"]], f"{name}-drift"),
             "Drift over the length of the segment: look for lines that fall or stay level.",
         )
@@ -174,7 +166,7 @@ def _running(part: dict, run: Run, name: str) -> str:
     return (
         "<h3>Running</h3>"
         + tables.states(part)
-        + _figure(
+        + figure(
             curves.latency(run, f"{name}-latency"),
             "Wall time spent on each estimate, its image included; look for a tail well below the "
             f"frame interval. Before that, estimates waited {timing['wait_mean_ms']:.0f} ms of "
@@ -214,15 +206,11 @@ def _provenance(report: dict) -> str:
     }
     for part in report["recordings"]:
         facts[part["name"]] = part["source"] or None
-    rows = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(_told(value))}</dd>"
-        for name, value in facts.items()
-        if value is not None
-    )
+    told = {name: None if value is None else _told(value) for name, value in facts.items()}
     return (
-        f"<h2>What was evaluated</h2><dl>{rows}</dl>"
-        + _folded("What the posterior covers", _posterior(artifact.get("posterior")))
-        + _folded("How the artifact was fitted", _listing(artifact.get("metadata")))
+        f"<h2>What was evaluated</h2>{markup.facts(told)}"
+        + markup.folded("What the posterior covers", _posterior(artifact.get("posterior")))
+        + markup.folded("How the artifact was fitted", markup.listing(artifact.get("metadata")))
         + "<footer>Every figure of this page is in report.json beside it.</footer>"
     )
 
@@ -250,14 +238,4 @@ def _told(value: object) -> str:
 def _posterior(report: dict | None) -> str:
     if not report:
         return ""
-    return tables.posterior(report) if "covered" in report else _listing(report)
-
-
-def _listing(value: object) -> str:
-    return f"<pre>{escape(json.dumps(value, indent=1))}</pre>" if value else ""
-
-
-def _folded(title: str, content: str) -> str:
-    if not content:
-        return ""
-    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+    return tables.posterior(report) if "covered" in report else markup.listing(report)

@@ -39,7 +39,6 @@ The JSON is strict (no NaN; what cannot be told is null) and keeps its keys whil
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -55,6 +54,7 @@ from bayes_vio.evaluation.horizons import HORIZONS_FRAMES, window_errors
 from bayes_vio.evaluation.run import Run
 from bayes_vio.filters import consistency
 from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
+from bayes_vio.whole_files import write_whole
 
 SCHEMA_VERSION = 1
 
@@ -201,9 +201,6 @@ def write(out_dir: Path, report: dict, runs: Sequence[Run]) -> None:
     """Write report.json and report.html into a folder, each whole or not at all."""
     from bayes_vio.evaluation.page import render  # matplotlib loads only where a page is drawn
 
-    out_dir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
     for name, content in (("report.json", text), ("report.html", render(report, runs))):
-        partial = out_dir / f".{name}.partial"
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, out_dir / name)
+        write_whole(out_dir / name, content.encode())

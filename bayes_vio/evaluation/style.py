@@ -45,10 +45,16 @@ p { margin: .5rem 0; max-width: 46rem; }
          font-weight: 600; vertical-align: middle; white-space: nowrap; border: 1px solid; }
 .good { color: var(--good); } .near { color: var(--good); } .bad { color: var(--bad); }
 .cautious { color: var(--cautious); } .unsure { color: var(--muted); }
+.warn { color: var(--warn); }
 .tiles { display: grid; gap: .8rem; margin: 1.8rem 0;
          grid-template-columns: repeat(auto-fit, minmax(11.5rem, 1fr)); }
-.tile, figure, .table { background: var(--paper); border: 1px solid var(--line);
+.tiles.wide { grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
+.tile, figure, .table, .list { background: var(--paper); border: 1px solid var(--line);
                         border-radius: 12px; }
+.list { padding: .3rem 1.3rem .9rem; } .list h3 { margin-top: .9rem; }
+.list ul { margin: .4rem 0; padding-left: 1.1rem; } .list li { margin: .45rem 0; }
+.list li.bad::marker { color: var(--bad); } .list li.bad { color: inherit; font-weight: 550; }
+.wrap { white-space: normal; }
 .tile { padding: 1rem 1.1rem; }
 .tile b { display: block; font-size: 1.65rem; font-weight: 600; letter-spacing: -.02em;
           line-height: 1.25; font-variant-numeric: tabular-nums; }
@@ -66,10 +72,10 @@ svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption, caption { color: var(--muted); font-size: .89rem; line-height: 1.45; }
 figcaption { margin-top: .6rem; max-width: 50rem; }
 .table { margin: 1.2rem 0; padding: .9rem 1.1rem; overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .89rem;
+table { border-collapse: collapse; width: 100%; font-size: .87rem;
         font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; padding-top: .7rem; max-width: 50rem; }
-th, td { padding: .42rem .55rem; text-align: right; white-space: nowrap;
+th, td { padding: .42rem .4rem; text-align: right; white-space: nowrap;
          border-bottom: 1px solid var(--line); }
 tbody tr:last-child > * { border-bottom: 0; }
 th { font-weight: 600; } thead th { color: var(--muted); font-size: .84rem; font-weight: 500;
@@ -87,9 +93,13 @@ dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 pre { overflow: auto; max-height: 28rem; padding: 1rem; border-radius: 10px; font-size: .8rem;
       background: var(--paper); border: 1px solid var(--line); }
 footer { margin-top: 5rem; color: var(--muted); font-size: .85rem; }
+@media (max-width: 62rem) {
+  .table { padding: .8rem .7rem; } table { font-size: .8rem; } thead th { font-size: .76rem; }
+  th, td { padding: .38rem .28rem; }
+}
 @media (max-width: 40rem) {
   main { padding-top: 2rem; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .6rem; }
 }
-@media print { body { background: #fff; } figure, .table, .tile { break-inside: avoid; } }
+@media print { body { background: #fff; } figure, .table, .tile, .list { break-inside: avoid; } }
 """

@@ -7,6 +7,7 @@ from html import escape
 
 import numpy as np
 
+from bayes_vio.evaluation import markup
 from bayes_vio.evaluation.markup import (
     DASH,
     Cell,
@@ -58,13 +59,7 @@ def tiles(part: dict, latency_p99_ms: float | None = None) -> str:
     ]
     if latency_p99_ms is not None:
         shown.append((number(latency_p99_ms, 1, "ms"), "latency, 99 %", "wall time per estimate"))
-    return '<div class="tiles">' + "".join(_tile(*tile) for tile in shown) + "</div>"
-
-
-def _tile(value: str, text: str, detail: str) -> str:
-    figure, _, unit = value.partition(" ")
-    small = f" <small>{unit}</small>" if unit in ("%", "km", "ms") else f" {unit}" if unit else ""
-    return f'<div class="tile"><b>{figure}{small}</b><span>{text}</span><em>{detail}</em></div>'
+    return markup.tiles(shown)
 
 
 def coverage(measured: dict) -> str:

@@ -41,16 +41,17 @@ def mean_twist(T_earlier_later: Array, dt_s: float) -> Array:
 
 
 def mean_twist_cov(T_earlier_later: Array, right_cov: Array, dt_s: float) -> Array:
-    """Return the covariance [6, 6] of ``mean_twist``: J_r^-1 cov J_r^-T / dt^2.
+    """Return the covariance [..., 6, 6] of ``mean_twist``: J_r^-1 cov J_r^-T / dt^2.
 
-    The right perturbation of the increment lives in base_link at the interval's end; the inverse
-    right Jacobian takes it to Log coordinates, that is to base_link half way, to first order.
+    Log(T exp(d)) = Log(T) + J_r^-1(Log(T)) d to first order in the increment's right perturbation
+    d [..., 6], which lives in base_link at the interval's end (Barfoot and Furgale 2014, eq. 26).
+    Dividing the increment's covariance by dt^2 alone would leave the lever arm of half the way: at
+    20 m/s and 10 Hz, 1 m times the error of the yaw.
     """
     xi = se3.log(torch.from_numpy(np.ascontiguousarray(T_earlier_later)))
-    J = se3.right_jacobian(xi).numpy()
-    half = np.linalg.solve(J, right_cov)
-    cov = np.linalg.solve(J, half.T) / dt_s**2
-    return 0.5 * (cov + cov.T)
+    J_inverse = np.linalg.inv(se3.right_jacobian(xi).numpy())
+    cov = J_inverse @ right_cov @ J_inverse.T / dt_s**2
+    return 0.5 * (cov + np.swapaxes(cov, -1, -2))
 
 
 def advanced_twist_cov(

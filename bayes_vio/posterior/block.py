@@ -30,7 +30,7 @@ class PrecisionBlock(ABC):
 
     @abstractmethod
     def sample(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise [d_out, d_in] to a draw from N(0, P^-1)."""
+        """Map standard normal noise [..., d_out, d_in] to draws from N(0, P^-1), in its dtype."""
 
     @abstractmethod
     def logdet(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock
 from bayes_vio.posterior.linearisation import LayerTerms, Linearisation
+from bayes_vio.posterior.network import NetworkCurvature, NetworkPrecision
 
 
 @dataclass(frozen=True)
-class BlockwisePrecision:
+class BlockwisePrecision(NetworkPrecision):
     """The information matrix of all layers, block-diagonal."""
 
     blocks: Mapping[str, PrecisionBlock]
@@ -29,7 +30,7 @@ class BlockwisePrecision:
         return block.covariance(terms)
 
     def sample(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map standard normal noise [d_out, d_in] per layer to a draw from N(0, P^-1)."""
+        """Map standard normal noise [..., d_out, d_in] per layer to draws from N(0, P^-1)."""
         return {name: block.sample(noise[name]) for name, block in self.blocks.items()}
 
     def logdet(self) -> Tensor:
@@ -42,7 +43,7 @@ class BlockwisePrecision:
 
 
 @dataclass(frozen=True)
-class BlockwiseCurvature:
+class BlockwiseCurvature(NetworkCurvature):
     """The stored curvature of all layers, by layer name."""
 
     blocks: Mapping[str, CurvatureBlock]
@@ -64,3 +65,7 @@ class BlockwiseCurvature:
             for name, block in self.blocks.items()
             for field, tensor in block.tensors().items()
         }
+
+    def only(self, layers: Sequence[str]) -> BlockwiseCurvature:
+        """Return the blocks of some layers."""
+        return BlockwiseCurvature({name: self.blocks[name] for name in layers})

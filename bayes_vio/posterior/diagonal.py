@@ -28,6 +28,10 @@ class DiagonalPrecision(PrecisionBlock):
         return self.diagonal.reciprocal()
 
     @cached_property
+    def _std(self) -> Tensor:
+        return self.diagonal.rsqrt()
+
+    @cached_property
     def _inverse(self) -> Tensor:
         return self.inverse.to(self.dtype)
 
@@ -45,8 +49,8 @@ class DiagonalPrecision(PrecisionBlock):
         return (g * weights[:, None]) @ g.mT
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Return a draw from N(0, P^-1) [d_out, d_in]."""
-        return noise * self.diagonal.rsqrt()
+        """Return draws from N(0, P^-1) [..., d_out, d_in], in the noise's dtype."""
+        return noise * self._std.to(noise.dtype)
 
     def logdet(self) -> Tensor:
         """Return log det P."""

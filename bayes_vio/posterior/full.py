@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from bayes_vio.posterior.linearisation import Linearisation
+from bayes_vio.posterior.linearisation import LayerTerms, Linearisation
+from bayes_vio.posterior.network import NetworkCurvature, NetworkPrecision
 
 
 @dataclass(frozen=True)
-class FullPrecision:
+class FullPrecision(NetworkPrecision):
     """P [p, p] over the layers' weights, vec row-major, in the order of ``shapes``; float64."""
 
     matrix: Tensor
@@ -24,30 +25,35 @@ class FullPrecision:
         """Return the lower factor of P."""
         return torch.linalg.cholesky(self.matrix)
 
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Return how many rows of P every layer has."""
+        return {name: d_out * d_in for name, (d_out, d_in) in self.shapes.items()}
+
     def layer_covariances(self, at: Linearisation) -> dict[str, Tensor]:
         """Return J_l (P^-1 J^T)_l [batch, outputs, outputs] of every layer l.
 
         They sum to J P^-1 J^T; a term includes the layer's correlation with the others, so that
         it is not symmetric on its own.
         """
-        blocks = [at.layers[name].jacobian().double().flatten(2) for name in self.shapes]
+        blocks = [self._jacobian(name, at.layers[name]).double() for name in self.shapes]
         J = torch.cat(blocks, 2)
         n_batch, n_outputs, p = J.shape
         solved = torch.cholesky_solve(J.reshape(-1, p).mT, self.cholesky).mT
-        parts = solved.reshape(n_batch, n_outputs, p).split([b.shape[2] for b in blocks], 2)
+        parts = solved.reshape(n_batch, n_outputs, p).split(list(self.sizes.values()), 2)
         return {
             name: block @ part.mT
             for name, block, part in zip(self.shapes, blocks, parts, strict=True)
         }
 
     def sample(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map standard normal noise [d_out, d_in] per layer to a draw from N(0, P^-1)."""
-        x = torch.cat([noise[name].flatten() for name in self.shapes])
-        draw = torch.linalg.solve_triangular(self.cholesky.mT, x[:, None], upper=True)[:, 0]
-        parts = draw.split([d_out * d_in for d_out, d_in in self.shapes.values()])
+        """Map standard normal noise [..., d_out, d_in] per layer to draws from N(0, P^-1)."""
+        x = torch.cat([self._gathered(name, noise[name]) for name in self.shapes], -1)
+        flat = x.reshape(-1, x.shape[-1]).to(self.cholesky.dtype)
+        draws = torch.linalg.solve_triangular(self.cholesky.mT, flat.mT, upper=True).mT
+        parts = draws.reshape(x.shape).to(x.dtype).split(list(self.sizes.values()), -1)
         return {
-            name: part.reshape(shape)
-            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+            name: self._placed(name, part) for name, part in zip(self.shapes, parts, strict=True)
         }
 
     def logdet(self) -> Tensor:
@@ -56,32 +62,33 @@ class FullPrecision:
 
     def dense(self, layer: str) -> Tensor:
         """Return the layer's own block of P; the blocks between layers are in ``matrix``."""
-        start = 0
-        for name, (d_out, d_in) in self.shapes.items():
-            if name == layer:
-                return self.matrix[start : start + d_out * d_in, start : start + d_out * d_in]
-            start += d_out * d_in
-        raise KeyError(layer)
+        rows = rows_of(self.sizes)[layer]
+        return self.matrix[rows, rows]
+
+    def _jacobian(self, name: str, terms: LayerTerms) -> Tensor:  # noqa: ARG002
+        return terms.jacobian().flatten(2)
+
+    def _gathered(self, name: str, weights: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the covered ones of a layer's weights [..., d_out, d_in]: [..., rows of P]."""
+        return weights.flatten(-2)
+
+    def _placed(self, name: str, part: Tensor) -> Tensor:
+        """Return the reverse: [..., d_out, d_in], zero where weights are not covered."""
+        return part.unflatten(-1, self.shapes[name])
 
 
 @dataclass(frozen=True)
-class FullCurvature:
+class FullCurvature(NetworkCurvature):
     """The joint curvature [p, p], a mean over data, and the layers' shapes in its order."""
 
     matrix: Tensor
     shapes: Mapping[str, tuple[int, int]]
+    is_joint = True
 
     def precision(self, n_data: float, prior: Mapping[str, float | Tensor]) -> FullPrecision:
         """Return P = n_data * curvature + prior precision."""
-        diagonal = [
-            torch.as_tensor(prior[name], dtype=torch.float64, device=self.matrix.device).expand(
-                d_out * d_in
-            )
-            for name, (d_out, d_in) in self.shapes.items()
-        ]
-        return FullPrecision(
-            n_data * self.matrix.double() + torch.diag(torch.cat(diagonal)), self.shapes
-        )
+        sizes = {name: d_out * d_in for name, (d_out, d_in) in self.shapes.items()}
+        return FullPrecision(joint_precision(self.matrix, sizes, n_data, prior), self.shapes)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> FullCurvature:
         """Apply a function to the stored tensor."""
@@ -90,3 +97,34 @@ class FullCurvature:
     def tensors(self) -> dict[str, Tensor]:
         """Return every stored tensor by name."""
         return {"matrix": self.matrix}
+
+    def only(self, layers: Sequence[str]) -> FullCurvature:
+        """Return the rows and columns of some layers: the others are given their MAP."""
+        sizes = {name: d_out * d_in for name, (d_out, d_in) in self.shapes.items()}
+        rows = torch.cat([torch.arange(p.start, p.stop) for p in _chosen(sizes, layers)])
+        kept = {name: self.shapes[name] for name in self.shapes if name in layers}
+        return FullCurvature(self.matrix[rows][:, rows], kept)
+
+
+def rows_of(sizes: Mapping[str, int]) -> dict[str, slice]:
+    """Return which rows of a joint matrix belong to which layer."""
+    rows, start = {}, 0
+    for name, size in sizes.items():
+        rows[name] = slice(start, start + size)
+        start += size
+    return rows
+
+
+def joint_precision(
+    matrix: Tensor, sizes: Mapping[str, int], n_data: float, prior: Mapping[str, float | Tensor]
+) -> Tensor:
+    """Return n_data * matrix + prior precision [p, p] in float64, p the sum of the sizes."""
+    diagonal = [
+        torch.as_tensor(prior[name], dtype=torch.float64, device=matrix.device).expand(size)
+        for name, size in sizes.items()
+    ]
+    return n_data * matrix.double() + torch.diag(torch.cat(diagonal))
+
+
+def _chosen(sizes: Mapping[str, int], layers: Sequence[str]) -> list[slice]:
+    return [rows for name, rows in rows_of(sizes).items() if name in layers]

@@ -1,6 +1,8 @@
 """Choose the prior precision: by the marginal likelihood of the training data, or by held-out NLL.
 
-Neither refits: the stored curvature stays, only the prior that is added to it changes.
+``on_trial`` is told every trial of a search, for ``plot_trials``. Bayesian optimisation is in
+``bayes_vio.posterior.bayesian_search``. None refits: the stored curvature stays, only the prior
+that is added to it changes.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from torch import Tensor
 from bayes_vio.curvature.inputs import map_tensors
 from bayes_vio.posterior.laplace import Posterior
 from bayes_vio.posterior.predictive import LinkSettings
+from bayes_vio.posterior.trials import OnTrial, Trial
 
 # Bounds of log10 prior precision.
 LOG10_BOUNDS = (-10.0, 10.0)
 
 
-def maximize_marginal_likelihood(posterior: Posterior, per_layer: bool = False) -> Posterior:
+def maximize_marginal_likelihood(
+    posterior: Posterior, per_layer: bool = False, on_trial: OnTrial | None = None
+) -> Posterior:
     """Return the posterior whose prior precision maximises the Laplace evidence (E16).
 
     One number for all layers, or one per layer, by L-BFGS on its logarithm from the best of a
@@ -36,6 +41,10 @@ def maximize_marginal_likelihood(posterior: Posterior, per_layer: bool = False) 
         prior = dict(zip(names, (10.0**exponents).to(posterior.device), strict=True))
         evidence = posterior.log_evidence(prior)
         (gradient,) = torch.autograd.grad(evidence, exponents)
+        if on_trial:
+            values = dict(zip(names, (10.0**exponents).tolist(), strict=True))
+            cost = -float(evidence.detach())
+            on_trial(Trial(values, posterior.n_data, cost, "negative log evidence (nats)"))
         return -float(evidence.detach()), -(spread.T @ gradient.numpy())
 
     grid = np.arange(LOG10_BOUNDS[0], LOG10_BOUNDS[1] + 1)
@@ -54,6 +63,7 @@ def minimize_nll(
     n_grid: int = 8,
     n_rounds: int = 4,
     link: LinkSettings | None = None,
+    on_trial: OnTrial | None = None,
 ) -> Posterior:
     """Return the posterior whose one prior precision predicts held-out data best.
 
@@ -65,7 +75,11 @@ def minimize_nll(
     for _ in range(n_rounds):
         exponents = np.linspace(low, high, n_grid)
         candidates = [posterior.with_prior_precision(float(10.0**e)) for e in exponents]
-        best = float(exponents[int(np.argmin(mean_nll(candidates, loader, link)))])
+        costs = mean_nll(candidates, loader, link)
+        best = float(exponents[int(np.argmin(costs))])
+        for candidate, cost in zip(candidates, costs, strict=True) if on_trial else ():
+            prior = dict(candidate.prior_precision)
+            on_trial(Trial(prior, candidate.n_data, cost, "held-out NLL (nats)"))  # pyright: ignore
         step = (high - low) / (n_grid - 1)
         low, high = max(log10_bounds[0], best - step), min(log10_bounds[1], best + step)
     return posterior.with_prior_precision(10.0**best)

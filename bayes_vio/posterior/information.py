@@ -120,15 +120,25 @@ class InformationPrecision(PrecisionBlock):
         root = (1 + e.clamp(min=0.0)).sqrt()
         return Q, -1 / (root * (1 + root))
 
-    def sample(self, noise: Tensor) -> Tensor:
-        """Return D^-1/2 (x + V Q diag(c) Q^T V^T x), V = D^-1/2 U diag(s) [d_out, d_in] (E12)."""
-        Q, c = self._sampling
+    @cached_property
+    def _square_roots(self) -> dict[torch.dtype, Tensor]:
+        """Return D^-1/2 in float64 and in ``dtype``."""
         root = self.D.rsqrt()
-        projected = self.scale * (self.U_g.mT @ (root * noise) @ self.U_a).flatten()
-        back = (self.scale * (Q @ (c * (Q.mT @ projected)))).reshape(
-            self.U_g.shape[1], self.U_a.shape[1]
+        return {root.dtype: root, self.dtype: root.to(self.dtype)}
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Return D^-1/2 (x + V Q diag(c) Q^T V^T x), V = D^-1/2 U diag(s) (E12).
+
+        [..., d_out, d_in], in the noise's dtype, but for products [L, L], which are in float64.
+        """
+        std, U_g, U_a = (
+            t.to(noise.dtype) for t in (self._square_roots[noise.dtype], self.U_g, self.U_a)
         )
-        return root * (noise + root * (self.U_g @ back @ self.U_a.mT))
+        draw = std * noise
+        projected = U_g.mT @ (draw @ U_a)  # [..., r_g, r_a]
+        weighed = (projected.flatten(-2).double() @ self._kernel).to(noise.dtype)
+        back = U_g @ weighed.unflatten(-1, projected.shape[-2:]) @ U_a.mT
+        return draw.addcmul_(std.square(), back)
 
     def logdet(self) -> Tensor:
         """Return log det P = sum log D + log det M (E13)."""

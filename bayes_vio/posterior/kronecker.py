@@ -45,8 +45,9 @@ class RotatedPrecision(PrecisionBlock):
         return self.rotated.rank_one_covariance(g @ self.Q_g, a @ self.Q_a)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Return a draw from N(0, P^-1) [d_out, d_in]."""
-        return self.Q_g @ self.rotated.sample(noise) @ self.Q_a.mT
+        """Return draws from N(0, P^-1) [..., d_out, d_in], in the noise's dtype."""
+        Q_g, Q_a = self.Q_g.to(noise.dtype), self.Q_a.to(noise.dtype)
+        return Q_g @ self.rotated.sample(noise) @ Q_a.mT
 
     def logdet(self) -> Tensor:
         """Return log det P."""
@@ -72,6 +73,19 @@ class KfacCurvature(CurvatureBlock):
         grid = torch.outer(self.output_eigenvalues.double(), self.input_eigenvalues.double())
         rotated = DiagonalPrecision(n_data * grid + prior_precision, working_dtype(self.Q_g))
         return RotatedPrecision(self.Q_g.double(), self.Q_a.double(), rotated)
+
+
+def kfac_curvature(G: Tensor, A: Tensor) -> KfacCurvature:
+    """Diagonalise two Kronecker factors; rounding below zero is zero."""
+    output_eigenvalues, Q_g = torch.linalg.eigh(G)
+    input_eigenvalues, Q_a = torch.linalg.eigh(A)
+    # In rows, as they are after loading: another layout sums in another order.
+    return KfacCurvature(
+        Q_g.contiguous(),
+        Q_a.contiguous(),
+        output_eigenvalues.clamp(min=0.0),
+        input_eigenvalues.clamp(min=0.0),
+    )
 
 
 @dataclass(frozen=True)

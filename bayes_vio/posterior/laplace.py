@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,8 @@ from bayes_vio.curvature.inputs import batch_size, map_tensors
 from bayes_vio.curvature.layers import Layer
 from bayes_vio.curvature.recorder import Recorder
 from bayes_vio.models.likelihood import Gaussian, Likelihood
-from bayes_vio.posterior.blockwise import BlockwiseCurvature, BlockwisePrecision
-from bayes_vio.posterior.full import FullCurvature, FullPrecision
-from bayes_vio.posterior.linearisation import Linearisation, linearise
+from bayes_vio.posterior.linearisation import Linearisation
+from bayes_vio.posterior.network import NetworkCurvature, NetworkPrecision
 from bayes_vio.posterior.predictive import (
     GaussianPrediction,
     LinkSettings,
@@ -26,6 +25,7 @@ from bayes_vio.posterior.predictive import (
     join,
 )
 from bayes_vio.posterior.report import PosteriorReport
+from bayes_vio.posterior.samples import draw_weights, sampled_outputs
 
 # Numbers that one layer's Jacobian may hold at once; larger batches are predicted in parts.
 CHUNK_NUMBERS = 2**24
@@ -41,7 +41,7 @@ class Posterior:
     """
 
     recorder: Recorder
-    curvature: BlockwiseCurvature | FullCurvature
+    curvature: NetworkCurvature
     likelihood: Likelihood
     prior_precision: Mapping[str, float]
     log_likelihood: float
@@ -64,7 +64,7 @@ class Posterior:
         return self.report.n_data
 
     @cached_property
-    def precision(self) -> BlockwisePrecision | FullPrecision:
+    def precision(self) -> NetworkPrecision:
         """Return the information matrix P; what prediction needs of it is computed once."""
         return self.curvature.precision(self.n_data, self.prior_precision)
 
@@ -108,8 +108,7 @@ class Posterior:
 
     def _covariance(self, at: Linearisation) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
-            terms = self.precision.layer_covariances(at)
-            total = torch.stack(list(terms.values())).sum(0)
+            total = self.precision.covariance(at)
             return (total + total.mT) / 2
 
     def linearisations(self, x: Any) -> Iterator[tuple[Linearisation, slice]]:
@@ -119,12 +118,12 @@ class Posterior:
         for start in range(0, n_batch, step):
             rows = slice(start, min(start + step, n_batch))
             part = x if step >= n_batch else map_tensors(x, lambda t, rows=rows: t[rows])
-            yield linearise(self.recorder, part, self.can_batch), rows
+            yield self.curvature.linearise(self.recorder, part, self.can_batch), rows
 
     @cached_property
     def _largest_jacobian(self) -> int:
         sizes = [d_out * d_in for d_out, d_in in (c.shape for c in self.layers.values())]
-        joint = sum(sizes) if isinstance(self.curvature, FullCurvature) else max(sizes)
+        joint = sum(sizes) if self.curvature.is_joint else max(sizes)
         return joint * self.report.n_outputs
 
     def sample(
@@ -132,19 +131,16 @@ class Posterior:
     ) -> Iterator[dict[str, Tensor]]:
         """Yield n draws of all parameters by name, for ``torch.func.functional_call``.
 
-        Parameters that are not covered stay at the MAP.
+        Parameters that are not covered stay at the MAP. Raises ValueError under "ella".
         """
-        at_map = {name: p.detach() for name, p in self.model.named_parameters()}
-        for _ in range(n):
-            noise = {
-                name: _normal(layer.matrix(), generator) for name, layer in self.layers.items()
-            }
-            draw = dict(at_map)
-            for name, change in self.precision.sample(noise).items():
-                layer = self.layers[name]
-                matrix = layer.matrix()
-                draw |= layer.split((matrix.double() + change).to(matrix.dtype))
-            yield draw
+        return draw_weights(self, n, generator)
+
+    def predict_samples(self, x: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return the means [n, batch, outputs] of n networks drawn from the posterior.
+
+        Not linearised: the other way to a predictive distribution. Vectorised over networks.
+        """
+        return sampled_outputs(self, x, n, generator)
 
     def log_marginal_likelihood(self) -> float:
         """Return the Laplace approximation of log p(data), the prior centred on zero (E16)."""
@@ -160,18 +156,43 @@ class Posterior:
         log p(y | MAP) - 1/2 (log det P - log det P_0 + w^T P_0 w), over the covered weights w.
         """
         logdet = self.curvature.precision(self.n_data, prior_precision).logdet()
-        terms = [
-            prior * layer.matrix().double().square().sum() - layer.matrix().numel() * prior.log()
-            for layer, prior in ((self.layers[k], v) for k, v in prior_precision.items())
-        ]
-        return self.log_likelihood - 0.5 * (logdet + torch.stack(terms).sum())
+        matrices = {name: layer.matrix() for name, layer in self.layers.items()}
+        penalty = self.curvature.prior_penalty(prior_precision, matrices)
+        return self.log_likelihood - 0.5 * (logdet + penalty)
 
     def with_prior_precision(self, value: float | Mapping[str, float]) -> Posterior:
         """Return the posterior under another prior precision, a number or one per layer.
 
         Layers that a mapping leaves out keep theirs; nothing is refitted.
         """
-        return replace(self, prior_precision=per_layer(value, self.layers, self.prior_precision))
+        prior = per_layer(value, self.layers, self.prior_precision)
+        self.curvature.check_prior(prior)
+        return replace(self, prior_precision=prior)
+
+    def with_n_data(self, n_data: float) -> Posterior:
+        """Return the posterior as if each datum counted ``n_data`` / self.n_data times."""
+        if not 0.0 < n_data < float("inf"):
+            raise ValueError(f"n_data must be positive, it is {n_data}")
+        if not self.n_data > 0.0:
+            raise ValueError("this posterior has no data whose number could be changed")
+        return replace(
+            self,
+            report=replace(self.report, n_data=float(n_data)),
+            log_likelihood=self.log_likelihood * n_data / self.n_data,
+        )
+
+    def update(self, loader: Iterable, max_iterations: int = 200, seed: int = 0) -> Posterior:
+        """Return the posterior after new data, this one being their prior (E20, E21).
+
+        The mean is refitted, then the new data's information is added: exact for "full" in a
+        linear Gaussian model, and for "diagonal" where the truth is diagonal. loader is like
+        ``fit_posterior``'s, and read once per step of the refit. ``report.updates`` tells whether
+        the refit converged and what does not fit yesterday's basis. Raises ValueError for
+        structures that cannot add information. See ``bayes_vio.posterior.update``.
+        """
+        from bayes_vio.posterior.update import updated
+
+        return updated(self, loader, max_iterations, seed)
 
     def precision_dense(self, layer: str) -> Tensor:
         """Return a layer's information matrix [d_out * d_in, d_out * d_in], vec row-major."""
@@ -227,9 +248,3 @@ def per_layer(
         if not 0.0 < precision < float("inf"):
             raise ValueError(f"prior_precision of {name!r} must be positive, it is {precision}")
     return prior
-
-
-def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator else like.device
-    noise = torch.randn(like.shape, generator=generator, dtype=torch.float64, device=device)
-    return noise.to(like.device)

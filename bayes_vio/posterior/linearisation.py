@@ -36,20 +36,18 @@ class LayerTerms:
         """Return g [batch, outputs, d_out] and a [batch, d_in] in float64."""
         return self.gradients[:, :, 0].double(), self.features[:, 0].double()
 
-    def jacobian(self, rows: slice = slice(None)) -> Tensor:
-        """Return some rows of J [batch, outputs, d_out, d_in], by default all, uncast."""
-        features = self.features if self.layer.is_kronecker else self.features[:, :, rows]
-        return self.layer.jacobian(features, self.gradients[..., rows])
+    def jacobian(self) -> Tensor:
+        """Return J [batch, outputs, d_out, d_in], uncast."""
+        return self.layer.jacobian(self.features, self.gradients)
 
-    def jacobian_blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        """Yield J a few rows of d_out at a time, so that it stays in the processor's cache."""
-        n_batch, n_outputs, _, d_out = self.gradients.shape
-        d_in = self.features.shape[-1] if self.layer.is_kronecker else 2
-        numbers = n_batch * n_outputs * d_in
-        step = max(1, _BLOCK_NUMBERS.get(self.features.device.type, 2**24) // numbers)
-        for start in range(0, d_out, step):
-            rows = slice(start, min(start + step, d_out))
-            yield rows, self.jacobian(rows).to(dtype)
+    def jacobian_blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice | Tensor, Tensor]]:
+        """Yield J a few rows of d_out at a time, so that it stays in the processor's cache.
+
+        Rows never yielded are zero: those of tokens that do not occur.
+        """
+        numbers = _BLOCK_NUMBERS.get(self.features.device.type, 2**24)
+        for rows, J in self.layer.jacobian_blocks(self.features, self.gradients, numbers):
+            yield rows, J.to(dtype)
 
     def rotated(self, Q_g: Tensor, Q_a: Tensor) -> LayerTerms:
         """Return the terms whose Jacobian is Q_g^T J Q_a, in the dtype of Q_g and Q_a."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bayes_vio.curvature.coverage import Uncovered
+from bayes_vio.curvature.layers import DIAGONAL_KINDS
 from bayes_vio.posterior.sparsify import Sparsification
 
 
@@ -13,8 +14,9 @@ from bayes_vio.posterior.sparsify import Sparsification
 class CoveredLayer:
     """A layer in the posterior: its kind, parameters, matrix shape (bias as a column), and how.
 
-    ``sharing`` is "none", "expand" or "reduce" for Kronecker factors, else None;
-    ``sparsification`` is there under "inf" alone.
+    ``parameters`` may be rows of one, like ``in_proj_weight[4:8]``; ``batch_axis`` is that of the
+    layer's input. ``sharing`` is "none", "expand" or "reduce" for Kronecker factors, else None;
+    ``sparsification`` is there under "inf" alone, ``n_selected`` (weights) under "subnetwork".
     """
 
     name: str
@@ -25,11 +27,31 @@ class CoveredLayer:
     d_in: int
     sharing: str | None = None
     sparsification: Sparsification | None = None
+    batch_axis: int = 0
+    n_selected: int | None = None
+
+
+@dataclass(frozen=True)
+class Update:
+    """New data added to a posterior: their number, how far the mean moved in it (Mahalanobis
+    distance), the objective per datum before and after, whether its minimum was reached, and by
+    layer the share of the new curvature that yesterday's basis does not hold (E21)."""
+
+    n_data: float
+    distance: float
+    loss_before: float
+    loss_after: float
+    converged: bool
+    misfit: dict[str, float]
 
 
 @dataclass(frozen=True)
 class PosteriorReport:
-    """How a posterior was fitted, layer by layer, and what stays at the MAP with its reason."""
+    """How a posterior was fitted, layer by layer, and what stays at the MAP with its reason.
+
+    ``details`` belongs to the structure: how many weights or directions it has, and what share of
+    the kernel's trace they hold.
+    """
 
     structure: str
     likelihood: str
@@ -38,6 +60,8 @@ class PosteriorReport:
     n_outputs: int
     covered: tuple[CoveredLayer, ...]
     uncovered: tuple[Uncovered, ...]
+    details: dict[str, float] = field(default_factory=dict)
+    updates: tuple[Update, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested dicts and lists for JSON."""
@@ -60,16 +84,19 @@ class PosteriorReport:
         uncovered = [
             Uncovered(**u | {"parameters": tuple(u["parameters"])}) for u in values["uncovered"]
         ]
-        rest = {f.name: values[f.name] for f in fields(cls) if "covered" not in f.name}
-        return cls(covered=tuple(covered), uncovered=tuple(uncovered), **rest)
+        updates = tuple(Update(**u) for u in values.get("updates", ()))
+        parts = {"covered", "uncovered", "updates"}
+        rest = {f.name: values[f.name] for f in fields(cls) if f.name in set(values) - parts}
+        return cls(covered=tuple(covered), uncovered=tuple(uncovered), updates=updates, **rest)
 
     def numbers_stored(self) -> dict[str, int]:
         """Return how many numbers each structure stores for the covered layers.
 
-        "inf" is there only where this posterior has that structure, since its rank decides.
+        "inf", "subnetwork" and "ella" are there only where this posterior has that structure,
+        since its size is chosen.
         """
         diagonal = sum(c.d_out * c.d_in for c in self.covered)
-        kronecker = [c for c in self.covered if c.kind != "norm"]
+        kronecker = [c for c in self.covered if c.kind not in DIAGONAL_KINDS]
         norms = diagonal - sum(c.d_out * c.d_in for c in kronecker)
         kfac = norms + sum(c.d_out * (c.d_out + 1) + c.d_in * (c.d_in + 1) for c in kronecker)
         efb = norms + sum(c.d_out**2 + c.d_in**2 + c.d_out * c.d_in for c in kronecker)
@@ -79,4 +106,9 @@ class PosteriorReport:
             counts["inf"] = diagonal + sum(
                 c.d_out * s.rank_g + c.d_in * s.rank_a + s.rank_g * s.rank_a for c, s in low_ranks
             )
+        n = int(self.details.get("n_selected", self.details.get("n_eigen", 0)))
+        if self.structure == "subnetwork":
+            counts["subnetwork"] = n * n + n
+        if self.structure == "ella":
+            counts["ella"] = n * n + n * diagonal
         return counts

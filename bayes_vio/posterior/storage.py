@@ -1,17 +1,11 @@
-"""Posteriors on disk: one safetensors file, its description as JSON in the file's metadata."""
+"""Posteriors on disk: one safetensors file, its sealed description as JSON in the metadata."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from bayes_vio.curvature.layers import Layer, as_layer
@@ -20,18 +14,27 @@ from bayes_vio.models.likelihood import Categorical, Gaussian, Likelihood
 from bayes_vio.posterior.block import CurvatureBlock
 from bayes_vio.posterior.blockwise import BlockwiseCurvature
 from bayes_vio.posterior.diagonal import DiagonalCurvature
+from bayes_vio.posterior.ella import EllaCurvature
 from bayes_vio.posterior.full import FullCurvature
 from bayes_vio.posterior.information import InformationCurvature
 from bayes_vio.posterior.kronecker import EfbCurvature, KfacCurvature
 from bayes_vio.posterior.laplace import Posterior
-from bayes_vio.posterior.report import PosteriorReport
+from bayes_vio.posterior.network import NetworkCurvature
+from bayes_vio.posterior.report import CoveredLayer, PosteriorReport
+from bayes_vio.posterior.stored_values import check_noise_cov, check_stored
+from bayes_vio.posterior.subnetwork import SubnetworkCurvature
+from bayes_vio.sealed import FormatError, pack, tensors_hash, unpack
+from bayes_vio.whole_files import read_bounded, write_whole
 
 FORMAT = "bayes_vio.posterior"
-VERSION = 1
+VERSION = 2
+LARGEST_BYTES = 2**31
 _NOISE = "likelihood/noise_cov"
 _BLOCKS: dict[str, type[CurvatureBlock]] = {
     "diagonal": DiagonalCurvature,
     "kfac": KfacCurvature,
+    "kflr": KfacCurvature,
+    "kfra": KfacCurvature,
     "efb": EfbCurvature,
     "inf": InformationCurvature,
 }
@@ -43,19 +46,34 @@ class PosteriorError(ValueError):
 
 def model_hash(model: nn.Module) -> str:
     """Return the SHA-256 of a model's parameters and buffers: names, types, shapes, bits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return tensors_hash(model.state_dict())
 
 
 def save(posterior: Posterior, path: Path) -> None:
     """Write a posterior to ``path``: to a file beside it first, then renamed over it."""
+    write_whole(path, to_bytes(posterior))
+
+
+def load(path: Path, model: nn.Module) -> Posterior:
+    """Read a posterior of exactly this model, onto its device.
+
+    Raises PosteriorError where the file is missing, truncated, changed by a bit, of another format
+    or version, was fitted to other weights, or holds numbers that no posterior has.
+    """
+    if not path.is_file():
+        raise PosteriorError(f"{path} is no file: fit a posterior and save it there")
+    try:
+        content = read_bounded(path, LARGEST_BYTES)
+    except ValueError as error:
+        raise PosteriorError(str(error)) from error
+    return from_bytes(content, model, str(path))
+
+
+def to_bytes(posterior: Posterior) -> bytes:
+    """Return the file's content: every stored tensor and the description."""
     stored = dict(posterior.curvature.tensors())
     if isinstance(posterior.likelihood, Gaussian) and posterior.likelihood.noise_cov is not None:
         stored[_NOISE] = posterior.likelihood.noise_cov
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.items()}
     description = {
         "format": FORMAT,
         "version": VERSION,
@@ -66,81 +84,64 @@ def save(posterior: Posterior, path: Path) -> None:
         "copied": sorted(posterior.recorder.copied),
         "report": posterior.report.to_dict(),
     }
-    _write(path, to_bytes(stored, metadata={"posterior": json.dumps(description)}))
+    return pack(stored, description)
 
 
-def load(path: Path, model: nn.Module) -> Posterior:
-    """Read a posterior of exactly this model, onto its device.
+def from_bytes(content: bytes, model: nn.Module, source: str) -> Posterior:
+    """Return the posterior of exactly this model that ``to_bytes`` wrote; ``source`` names it."""
+    try:
+        description, stored = unpack(content, FORMAT, VERSION)
+    except FormatError as error:
+        raise PosteriorError(f"{source} {error}") from error
+    if description.get("model_hash") != model_hash(model):
+        raise PosteriorError(f"{source} was fitted to another model: its weights' hash differs")
+    try:
+        return _assemble(description, stored, model)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise PosteriorError(f"{source} describes no posterior of this model: {error}") from error
 
-    Raises PosteriorError where the file is missing, truncated, of another format or version, or
-    was fitted to other weights.
-    """
-    description, stored = _read(path)
-    if description["model_hash"] != model_hash(model):
-        raise PosteriorError(f"{path} was fitted to another model: its weights' hash differs")
+
+def _assemble(
+    description: dict[str, Any], stored: dict[str, Tensor], model: nn.Module
+) -> Posterior:
     report = PosteriorReport.from_dict(description["report"])
     frozen = frozen_copy(model)
+    layers = [_layer(frozen, covered) for covered in report.covered]
+    prior_precision = description["prior_precision"]
+    noise_cov = stored.pop(_NOISE, None)
+    check_stored(report, stored, prior_precision, {c.name: c.shape for c in layers})
+    check_noise_cov(noise_cov, report.n_outputs)
     device = next(frozen.parameters()).device
     stored = {name: tensor.to(device) for name, tensor in stored.items()}
-    layers = [_layer(frozen, covered.name) for covered in report.covered]
     return Posterior(
         recorder=Recorder(frozen, layers, description["copied"]),
         curvature=_curvature(report, stored),
-        likelihood=_likelihood(report, stored),
-        prior_precision=description["prior_precision"],
-        log_likelihood=description["log_likelihood"],
-        can_batch=description["can_batch"],
+        likelihood=_likelihood(report, None if noise_cov is None else noise_cov.to(device)),
+        prior_precision=prior_precision,
+        log_likelihood=float(description["log_likelihood"]),
+        can_batch=bool(description["can_batch"]),
         report=report,
     )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise PosteriorError(f"{path} is no file: fit a posterior and save it there")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("posterior")
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise PosteriorError(f"{path} is truncated or no safetensors file ({error})") from error
-    try:
-        description = json.loads(text or "")
-    except json.JSONDecodeError as error:
-        raise PosteriorError(f"{path} holds no posterior: its metadata lacks one") from error
-    if description.get("format") != FORMAT or description.get("version") != VERSION:
-        raise PosteriorError(
-            f"{path} has format {description.get('format')!r} version "
-            f"{description.get('version')!r}, this package reads {FORMAT!r} version {VERSION}"
-        )
-    return description, stored
-
-
-def _write(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _layer(model: nn.Module, name: str) -> Layer:
+def _layer(model: nn.Module, covered: CoveredLayer) -> Layer:
+    name = covered.name
     layer = as_layer(name, model.get_submodule(name))
     if isinstance(layer, str):
         raise PosteriorError(f"layer {name!r} of the model cannot be covered: {layer}")
-    return layer
+    return replace(layer, batch_axis=covered.batch_axis)
 
 
-def _curvature(
-    report: PosteriorReport, stored: dict[str, Tensor]
-) -> BlockwiseCurvature | FullCurvature:
+def _curvature(report: PosteriorReport, stored: dict[str, Tensor]) -> NetworkCurvature:
+    shapes = {c.name: (c.d_out, c.d_in) for c in report.covered}
     if report.structure == "full":
-        shapes = {c.name: (c.d_out, c.d_in) for c in report.covered}
         return FullCurvature(stored["matrix"], shapes)
+    if report.structure == "subnetwork":
+        selection = {name: stored[f"{name}/index"] for name in shapes}
+        return SubnetworkCurvature(stored["matrix"], selection, shapes)
+    if report.structure == "ella":
+        directions = {name: stored[f"{name}/directions"] for name in shapes}
+        return EllaCurvature(stored["matrix"], directions)
     blocks = {}
     for covered in report.covered:
         prefix = f"{covered.name}/"
@@ -149,5 +150,5 @@ def _curvature(
     return BlockwiseCurvature(blocks)
 
 
-def _likelihood(report: PosteriorReport, stored: dict[str, Tensor]) -> Likelihood:
-    return Gaussian(stored.get(_NOISE)) if report.likelihood == "gaussian" else Categorical()
+def _likelihood(report: PosteriorReport, noise_cov: Tensor | None) -> Likelihood:
+    return Gaussian(noise_cov) if report.likelihood == "gaussian" else Categorical()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,21 @@ def configure(node: LifecycleNode, parameters: NodeParameters) -> tuple[Configur
 
 def describe(configured: Configured, path: Path) -> str:
     """Return the line that says what the node runs with."""
-    parameters, artifact = configured.parameters, configured.artifact
-    n_parameters = sum(p.numel() for p in artifact.model.parameters())
-    offset_s = effective_offset_s(parameters, artifact)
+    p, artifact = configured.parameters, configured.artifact
+    report = artifact.posterior.report
+    n_layers = len(report.covered)
+    n_uncovered = len({u.name for u in report.uncovered})
+    # artifact.json holds the hashes of the other files.
+    short_hash = hashlib.sha256((path / "artifact.json").read_bytes()).hexdigest()[:12]
+    frames = {"IMU": p.imu_frame, "camera": p.camera_frame}
+    sensors = [f"{name} '{frame}'" if frame else f"{name}'s own" for name, frame in frames.items()]
     return (
-        f"artifact {path} ({n_parameters} parameters, posterior "
-        f"'{artifact.posterior.report.structure}'), device {configured.device}, time offset "
-        f"{offset_s:+.4f} s, camera from {parameters.camera_source.value}, extrinsics from "
-        f"{parameters.extrinsics_source.value}, images {parameters.image_transport.value}"
+        f"artifact {path} (sha256 {short_hash}), device {configured.device} with "
+        f"{p.torch_threads} threads, predictive '{report.structure}' over {n_layers} layers "
+        f"({n_uncovered} not covered), time offset {effective_offset_s(p, artifact):+.4f} s, "
+        f"frames {p.odom_frame} -> {p.base_frame}, {', '.join(sensors)}, camera from "
+        f"{p.camera_source.value}, extrinsics from {p.extrinsics_source.value}, images "
+        f"{p.image_transport.value}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
 from std_srvs.srv import SetBool, Trigger
 
+from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.ros.configuration import Configured, configure, transform_message
 from bayes_vio.ros.declaration import Declaration
 from bayes_vio.ros.diagnostics import Telemetry, diagnostic_array, memory_values
@@ -29,11 +31,12 @@ from bayes_vio.ros.parameters import (
     Reliability,
 )
 from bayes_vio.ros.pipeline import Pipeline
-from bayes_vio.ros.throttle import ThrottledLog
+from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
 from bayes_vio.ros.worker import Surroundings
 
 _DIAGNOSTICS_PERIOD_S = 1.0
 _SPIN_S = 0.1
+_SHUTDOWN_S = 0.5
 
 
 class EstimatorNode(LifecycleNode):
@@ -112,6 +115,7 @@ class EstimatorNode(LifecycleNode):
             ros_is_up=self.context.ok,
             telemetry=Telemetry(),
             log=ThrottledLog(self.get_logger()),
+            states=ChangeLog(self.get_logger(), TrackingState.WAITING.value),
         )
         with contextlib.ExitStack() as undo:
             undo.callback(self._deactivate)
@@ -253,10 +257,19 @@ def spin(node: EstimatorNode) -> None:
     while rclpy.ok():
         try:
             executor.spin_once(timeout_sec=_SPIN_S)
-        except RuntimeError:
-            # A message that was being taken when the interrupt came cannot be converted any more.
-            if rclpy.ok():
+        except (RuntimeError, SystemError):
+            # A message that was being taken when the interrupt came cannot be converted any more;
+            # the shutdown that the interrupt has asked for comes a moment later.
+            if not shuts_down_within(_SHUTDOWN_S):
                 raise
+
+
+def shuts_down_within(timeout_s: float) -> bool:
+    """Wait for ROS to shut down; return whether it did in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while rclpy.ok() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return not rclpy.ok()
 
 
 if __name__ == "__main__":

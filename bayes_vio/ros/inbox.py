@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Condition
@@ -14,10 +13,14 @@ NEVER_NS = 2**62
 
 @dataclass
 class Delivery:
-    """What came in since the last one: IMU samples in order, the newest image, commands."""
+    """What came in since the last one: IMU samples in order, the newest image, commands.
 
-    imu: deque[tuple[int, tuple[float, ...]]] = field(default_factory=deque)
+    samples_before_image: how many of the samples came before the image did.
+    """
+
+    imu: list[tuple[int, tuple[float, ...]]] = field(default_factory=list)
     image: Any = None
+    samples_before_image: int = 0
     skipped_images: int = 0
     commands: list[Callable[[], None]] = field(default_factory=list)
 
@@ -28,7 +31,7 @@ class Delivery:
 class Inbox:
     """A thread-safe letter box that wakes its reader for what an estimate can come of.
 
-    An image or a command wakes it at once, an IMU sample only from ``wake_stamp_ns`` on: at 400 Hz
+    An image or a command wakes it at once, an IMU sample only as ``wake_from`` says: at 400 Hz
     waking for each would cost more than reading them together.
     """
 
@@ -36,13 +39,20 @@ class Inbox:
         self._condition = Condition()
         self._delivery = Delivery()
         self._ready = False
-        self.wake_stamp_ns = NEVER_NS
+        self._wake_stamp_ns = NEVER_NS
 
     def put_imu(self, stamp_ns: int, sample: tuple[float, ...]) -> None:
         """Add one sample [6] (m/s^2, rad/s)."""
         with self._condition:
             self._delivery.imu.append((stamp_ns, sample))
-            if stamp_ns >= self.wake_stamp_ns:
+            if stamp_ns >= self._wake_stamp_ns:
+                self._wake()
+
+    def wake_from(self, stamp_ns: int) -> None:
+        """Wake the reader from this IMU stamp on; at once where it has come meanwhile."""
+        with self._condition:
+            self._wake_stamp_ns = stamp_ns
+            if self._delivery.imu and self._delivery.imu[-1][0] >= stamp_ns:
                 self._wake()
 
     def put_image(self, message: Any) -> None:
@@ -50,6 +60,7 @@ class Inbox:
         with self._condition:
             self._delivery.skipped_images += self._delivery.image is not None
             self._delivery.image = message
+            self._delivery.samples_before_image = len(self._delivery.imu)
             self._wake()
 
     def put_command(self, command: Callable[[], None]) -> None:

@@ -27,17 +27,25 @@ from geometry_msgs.msg import (
 )
 from nav_msgs.msg import Odometry
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.estimator.tracking import MotionEstimate
 from bayes_vio.filters.covariance import CovarianceError, check_spd
-from bayes_vio.filters.published import fixed_axes_cov, right_perturbation_cov
+from bayes_vio.filters.published import (
+    fixed_axes_cov,
+    mean_twist,
+    mean_twist_cov,
+    right_perturbation_cov,
+)
 from bayes_vio.geometry import so3
 
 Array = NDArray[np.float64]
 _QUATERNION_TOLERANCE = 1e-2
+# Beyond any map (the Earth is 1.3e7 m wide); a number without meaning otherwise.
+_FARTHEST_M = 1e8
+# Of a given pose: m^2 and rad^2 that no one means.
+_VARIANCE_MIN, _VARIANCE_MAX = 1e-24, 1e24
 
 
 @dataclass(frozen=True)
@@ -78,21 +86,26 @@ def unpacked(numbers: Any) -> Array:
 
 def quaternion_of(R: Array) -> Quaternion:
     """Return a rotation [3, 3] as a message, w >= 0."""
-    x, y, z, w = Rotation.from_matrix(R).as_quat(canonical=True).tolist()
+    q = so3.quaternion(torch.from_numpy(np.ascontiguousarray(R, dtype=np.float64)))
+    x, y, z, w = (q if q[3] >= 0 else -q).tolist()
     return Quaternion(x=x, y=y, z=z, w=w)
 
 
 def pose_matrix(position: Any, orientation: Any) -> Array:
     """Return T [4, 4] of a message's position and orientation.
 
-    Raises ValueError unless they are finite and the quaternion has norm 1 within 1 %.
+    Raises ValueError unless the position is within 1e8 m and the quaternion has norm 1 within 1 %.
     """
     q = np.array([orientation.x, orientation.y, orientation.z, orientation.w])
     t = np.array([position.x, position.y, position.z])
     if not (np.isfinite(q).all() and np.isfinite(t).all()):
         raise ValueError("a pose holds a number that is not finite")
-    if abs(np.linalg.norm(q) - 1) > _QUATERNION_TOLERANCE:
-        raise ValueError(f"a pose's quaternion has norm {np.linalg.norm(q):.3g}, not 1")
+    farthest_m = np.abs(t).max()
+    if farthest_m > _FARTHEST_M:
+        raise ValueError(f"a pose lies {farthest_m:.3g} m away, beyond {_FARTHEST_M:.0e} m")
+    norm = float(np.hypot.reduce(q))
+    if abs(norm - 1) > _QUATERNION_TOLERANCE:
+        raise ValueError(f"a pose's quaternion has norm {norm:.3g}, not 1")
     T = np.eye(4)
     T[:3, :3] = so3.from_quaternion(torch.from_numpy(q)).numpy()
     T[:3, 3] = t
@@ -112,7 +125,12 @@ def pose_and_right_cov(message: PoseWithCovariance) -> tuple[Array, Array]:
     Raises ValueError for a bad pose and CovarianceError for a bad covariance.
     """
     T = pose_matrix(message.pose.position, message.pose.orientation)
-    cov = packed(unpacked(message.covariance)).reshape(6, 6)
+    cov = unpacked(message.covariance)
+    if not (np.abs(cov) < _VARIANCE_MAX).all() or not (np.diagonal(cov) > _VARIANCE_MIN).all():
+        raise CovarianceError(
+            f"a pose's variances must lie in {_VARIANCE_MIN:.0e} to {_VARIANCE_MAX:.0e} m^2, rad^2"
+        )
+    cov = packed(cov).reshape(6, 6)
     return T, right_perturbation_cov(T, cov)
 
 
@@ -127,30 +145,46 @@ def middle_stamp_ns(estimate: MotionEstimate) -> int:
     return (estimate.earlier_stamp_ns + estimate.stamp_ns) // 2
 
 
+@dataclass(frozen=True)
+class MeanTwist:
+    """The mean twist [6] over an interval, in base_link, and its covariances [6, 6].
+
+    In m/s and rad/s; epistemic_cov is the part of cov that comes from the weights.
+    """
+
+    mean: Array
+    cov: Array
+    epistemic_cov: Array
+
+    @staticmethod
+    def of(estimate: MotionEstimate) -> MeanTwist:
+        """Return the mean twist of an increment."""
+        T, dt_s = estimate.T_earlier_later, estimate.dt_s
+        covs = mean_twist_cov(T, np.stack([estimate.cov, estimate.epistemic_cov]), dt_s)
+        return MeanTwist(mean_twist(T, dt_s), covs[0], covs[1])
+
+
 def twist(
     mean: Array, twist_cov: Array, stamp_ns: int, frames: FrameNames
 ) -> TwistWithCovarianceStamped:
-    """Return a mean twist [6] in base_link, stamped at will; twist_cov [6, 6] (m/s, rad/s).
-
-    An increment's covariance becomes a twist's by division by dt_s^2.
-    """
+    """Return a twist [6] in base_link, stamped at will, with its covariance [6, 6]."""
     return TwistWithCovarianceStamped(
         header=_header(stamp_ns, frames.base), twist=_twist_with_covariance(mean, twist_cov)
     )
 
 
-def odometry(estimate: MotionEstimate, mean: Array, frames: FrameNames) -> Odometry:
-    """Return the accumulated pose and the mean twist [6] over the interval that ends there."""
+def odometry(estimate: MotionEstimate, moving: MeanTwist, frames: FrameNames) -> Odometry:
+    """Return the accumulated pose and the mean twist over the interval that ends there."""
     return Odometry(
         header=_header(estimate.stamp_ns, frames.odom),
         child_frame_id=frames.base,
         pose=pose_with_covariance(estimate.T_odom_base, estimate.odom_cov),
-        twist=_twist_with_covariance(mean, estimate.cov / estimate.dt_s**2),
+        twist=_twist_with_covariance(moving.mean, moving.cov),
     )
 
 
-def relative_pose(estimate: MotionEstimate, mean: Array, frames: FrameNames) -> Odometry:
-    """Return the increment T_earlier_later, stamped at the later image, and its mean twist [6].
+def relative_pose(estimate: MotionEstimate, moving: MeanTwist, frames: FrameNames) -> Odometry:
+    """Return the increment T_earlier_later, stamped at the later image, and its mean twist.
 
     header.frame_id is the base frame; child_frame_id is ``base_link@SEC.NANOSEC``, the same frame
     at the earlier image, so that a consumer notices a message that was lost.
@@ -159,7 +193,7 @@ def relative_pose(estimate: MotionEstimate, mean: Array, frames: FrameNames) -> 
         header=_header(estimate.stamp_ns, frames.base),
         child_frame_id=earlier_frame(frames.base, estimate.earlier_stamp_ns),
         pose=pose_with_covariance(estimate.T_earlier_later, estimate.cov),
-        twist=_twist_with_covariance(mean, estimate.cov / estimate.dt_s**2),
+        twist=_twist_with_covariance(moving.mean, moving.cov),
     )
 
 

@@ -9,9 +9,9 @@ from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode
 
 from bayes_vio.estimator.tracking import MotionEstimate
-from bayes_vio.filters.published import advanced_twist_cov, mean_twist
+from bayes_vio.filters.published import advanced_twist_cov
 from bayes_vio.ros import messages
-from bayes_vio.ros.messages import FrameNames
+from bayes_vio.ros.messages import FrameNames, MeanTwist
 from bayes_vio.ros.parameters import NodeParameters, TwistStamp
 
 _DEPTH = 50
@@ -41,18 +41,17 @@ class Outputs:
 
     def publish(self, estimate: MotionEstimate) -> None:
         """Publish everything of one estimate, or, raising CovarianceError, nothing of it."""
-        frames, dt_s = self._frames, estimate.dt_s
-        mean = mean_twist(estimate.T_earlier_later, dt_s)
-        stamp_ns = messages.middle_stamp_ns(estimate)
-        twist_cov, epistemic_cov = estimate.cov / dt_s**2, estimate.epistemic_cov / dt_s**2
+        frames, moving = self._frames, MeanTwist.of(estimate)
+        stamp_ns, twist_cov = messages.middle_stamp_ns(estimate), moving.cov
         if self._acceleration_stds:
             stamp_ns = estimate.stamp_ns
-            twist_cov = advanced_twist_cov(twist_cov, dt_s, *self._acceleration_stds)
+            twist_cov = advanced_twist_cov(twist_cov, estimate.dt_s, *self._acceleration_stds)
+        epistemic = messages.twist(moving.mean, moving.epistemic_cov, stamp_ns, frames)
         outgoing = [
-            (self._relative, messages.relative_pose(estimate, mean, frames)),
-            (self._twist, messages.twist(mean, twist_cov, stamp_ns, frames)),
-            (self._epistemic, messages.twist(mean, epistemic_cov, stamp_ns, frames)),
-            (self._odometry, messages.odometry(estimate, mean, frames)),
+            (self._relative, messages.relative_pose(estimate, moving, frames)),
+            (self._twist, messages.twist(moving.mean, twist_cov, stamp_ns, frames)),
+            (self._epistemic, epistemic),
+            (self._odometry, messages.odometry(estimate, moving, frames)),
         ]
         for publisher, message in outgoing:
             publisher.publish(message)

@@ -52,7 +52,6 @@ class Pipeline:
             parameters.consistency_window, parameters.reference_max_gap_s
         )
         self._worker: EstimationWorker | None = None
-        self._told_state = TrackingState.WAITING
         self._cause = ""
         self._unusable = ""
         if not self._calibration.missing:
@@ -206,11 +205,7 @@ class Pipeline:
     # Outputs: called in the estimator's thread.
 
     def _publish(self, estimate: MotionEstimate) -> None:
-        if estimate.state is not self._told_state:
-            text = f"state {self._told_state.value} -> {estimate.state.value}"
-            cause = f": {estimate.cause}" if estimate.cause else ""
-            self._log.info(text, text + cause)
-            self._told_state = estimate.state
+        self._around.states.see(estimate.state.value, estimate.cause)
         self._cause = estimate.cause
         try:
             self._outputs.publish(estimate)

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,13 @@ _DEPTH = 1000
 class Recorder:
     """Subscribe to the estimator's outputs on a node and keep every message as numbers.
 
-    The node must be spun by the caller. ``clock_ns`` arrival times are those of time.time_ns().
+    The node must be spun by the caller; another thread may ask for the arrays meanwhile. Arrival
+    times are those of time.time_ns().
     """
 
     def __init__(self, node: Node) -> None:
         self._rows: dict[str, list[Any]] = defaultdict(list)
+        self._lock = Lock()
         quality = QoSProfile(depth=_DEPTH)
         lenient = QoSProfile(depth=_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
         twist = TwistWithCovarianceStamped
@@ -54,22 +57,23 @@ class Recorder:
             node.create_subscription(kind, topic, callback, profile)
 
     def _add(self, stream: str, **values: Any) -> None:
-        for name, value in values.items():
-            self._rows[f"{stream}_{name}"].append(value)
+        with self._lock:
+            for name, value in values.items():
+                self._rows[f"{stream}_{name}"].append(value)
 
     def _on_odometry(self, message: Odometry) -> None:
         self._add_pose("odometry", message)
 
     def _on_relative_pose(self, message: Odometry) -> None:
-        self._add_pose("relative_pose", message)
-        self._add("relative_pose", earlier_stamp_ns=earlier_stamp_ns(message.child_frame_id))
+        earlier_ns = earlier_stamp_ns(message.child_frame_id)
+        self._add_pose("relative_pose", message, earlier_stamp_ns=earlier_ns)
 
-    def _add_pose(self, stream: str, message: Odometry) -> None:
+    def _add_pose(self, stream: str, message: Odometry, **more: Any) -> None:
         pose = message.pose.pose
         T = pose_matrix(pose.position, pose.orientation)
         cov = right_perturbation_cov(T, unpacked(message.pose.covariance))
         stamp_ns = stamp_ns_of(message.header.stamp)
-        self._add(stream, stamp_ns=stamp_ns, T=T, cov=cov, arrival_ns=time.time_ns())
+        self._add(stream, stamp_ns=stamp_ns, T=T, cov=cov, arrival_ns=time.time_ns(), **more)
 
     def _on_twist(self, stream: str, message: TwistWithCovarianceStamped) -> None:
         v, w = message.twist.twist.linear, message.twist.twist.angular
@@ -105,7 +109,9 @@ class Recorder:
         arrival_ns; relative_pose also earlier_stamp_ns), twist and epistemic_twist (stamp_ns,
         mean, cov), reference (stamp_ns, T), diagnostics (stamp_ns, json).
         """
-        return {name: np.array(list(rows)) for name, rows in self._rows.items()}
+        with self._lock:
+            rows = {name: list(values) for name, values in self._rows.items()}
+        return {name: np.array(values) for name, values in rows.items()}
 
     def save(self, path: Path) -> None:
         """Write the arrays as a compressed npz."""

@@ -22,7 +22,18 @@ THRESHOLDS: dict[str, ParameterSpec] = {
         "Time without an image after which an increment is emitted without one", "s", 0.05, 10.0
     ),
     "stamp_jump_s": _spec(
-        "A stamp going back by more resets the estimator, by less is dropped", "s", 0.001, 10.0
+        "A stamp that steps back, or ahead of the time that has passed, by more is a jump; by "
+        "less, back, it is left out",
+        "s",
+        0.001,
+        10.0,
+    ),
+    "stamp_jump_messages": _spec(
+        "Messages in a row that must agree before a jump of stamps is followed (back: the "
+        "estimator resets); fewer are left out",
+        "messages",
+        1,
+        1000,
     ),
     "pending_images": _spec("Images that may wait for IMU samples", "images", 1, 1000),
     "specific_force_bound_m_s2": _spec(

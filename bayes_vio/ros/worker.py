@@ -15,7 +15,7 @@ from bayes_vio.estimator import Estimator
 from bayes_vio.estimator.tracking import MotionEstimate
 from bayes_vio.ros.diagnostics import Telemetry
 from bayes_vio.ros.inbox import NEVER_NS, Delivery, Inbox
-from bayes_vio.ros.throttle import ThrottledLog
+from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
 
 # How often the estimator is asked without a new image, so that a silent camera is noticed.
 _IDLE_S = 0.05
@@ -23,12 +23,13 @@ _IDLE_S = 0.05
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the worker needs of the node: clock, whether ROS is up, counts and log."""
+    """What the worker needs of the node: clock, whether ROS is up, counts and logs."""
 
     now_ns: Callable[[], int]
     ros_is_up: Callable[[], bool]
     telemetry: Telemetry
     log: ThrottledLog
+    states: ChangeLog
 
 
 class EstimationWorker:
@@ -84,14 +85,18 @@ class EstimationWorker:
             images = delivery.image is not None
             self._around.telemetry.refused["paused"] += len(delivery.imu) + images
             return
-        for stamp_ns, sample in delivery.imu:
+        # In the order in which they came: behind samples of a recording that begins again, an
+        # image of its end would be taken for the present.
+        for stamp_ns, sample in delivery.imu[: delivery.samples_before_image]:
             self.estimator.feed_imu(stamp_ns, sample)
         if delivery.image is not None:
             self._feed_image(delivery.image)
+        for stamp_ns, sample in delivery.imu[delivery.samples_before_image :]:
+            self.estimator.feed_imu(stamp_ns, sample)
         while (estimate := self.estimator.estimate(self._around.now_ns())) is not None:
             self._publish(estimate)
         awaited_ns = self.estimator.awaited_imu_stamp_ns
-        self._inbox.wake_stamp_ns = NEVER_NS if awaited_ns is None else awaited_ns
+        self._inbox.wake_from(NEVER_NS if awaited_ns is None else awaited_ns)
         for event in self.estimator.events():
             self._around.log.warn(event.partition(":")[0], event)
 

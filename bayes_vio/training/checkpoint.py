@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-_FORMAT = "bayes_vio.checkpoint.1"
+from bayes_vio.sealed import FormatError, pack, unpack
+from bayes_vio.whole_files import read_bounded, write_whole
+
+_FORMAT, _VERSION = "bayes_vio.checkpoint", 2
+_LARGEST_BYTES = 2**31
 
 
 class CheckpointError(ValueError):
@@ -40,43 +40,40 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint atomically; an interrupted write leaves the earlier one in place."""
     groups = {"weights": weights, "best": best_weights, "moments": moments}
-    tensors = {
-        f"{g}/{n}": t.detach().cpu().contiguous()
-        for g, ts in groups.items()
-        for n, t in ts.items()
-    }
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    metadata = {
+    # Cloned: the format has no word for tensors that share memory.
+    tensors = {f"{g}/{n}": t.detach().clone() for g, ts in groups.items() for n, t in ts.items()}
+    description = {
         "format": _FORMAT,
+        "version": _VERSION,
         "fingerprint": fingerprint,
-        "progress": json.dumps(asdict(progress)),
+        "progress": asdict(progress),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata=metadata)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_whole(path, pack(tensors, description))
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> tuple[Progress, dict[str, dict[str, Tensor]]]:
     """Return the progress and the tensors by group: weights, best, moments.
 
-    Raises CheckpointError when the file is of another format or of a fit with other inputs.
+    Raises CheckpointError when the file is damaged, of another format or of a fit with other
+    inputs.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("format") != _FORMAT:
-            raise CheckpointError(f"{path} is not a checkpoint of this version; remove it")
-        if metadata.get("fingerprint") != fingerprint:
-            raise CheckpointError(
-                f"{path} is of a fit with other data or settings; remove it or use another folder"
-            )
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "moments": {}}
-        for key in file.keys():  # noqa: SIM118 (a safe_open handle is no dict)
-            group, name = key.split("/", 1)
-            groups[group][name] = file.get_tensor(key)
-    return Progress(**json.loads(metadata["progress"])), groups
+    try:
+        description, tensors = unpack(read_bounded(path, _LARGEST_BYTES), _FORMAT, _VERSION)
+    except FormatError as error:
+        raise CheckpointError(
+            f"{path} {error}; remove it, and the fit begins its weights anew"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    if description["fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{path} is of a fit with other data or settings; remove it or use another folder"
+        )
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "moments": {}}
+    for key, tensor in tensors.items():
+        group, name = key.split("/", 1)
+        groups[group][name] = tensor
+    return Progress(**description["progress"]), groups
 
 
 def optimizer_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -14,6 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayes_vio.data.bags import Topics, open_streams
+from bayes_vio.data.camera_rotation import (
+    CameraRotation,
+    CameraRotationError,
+    combine_rotations,
+    estimate_camera_rotation,
+)
 from bayes_vio.data.dataset import MotionDataset, PreparedRecording, prepare
 from bayes_vio.data.samples import Extrinsics, MotionInput, TimeOffset
 from bayes_vio.training.checkpoint import Progress
@@ -36,11 +42,34 @@ class FitObserver:
 
 
 @dataclass(frozen=True)
+class CommonOffset:
+    """The one time offset of a fit (s; see conventions), and its standard deviation.
+
+    The deviation is at least the scatter of the recordings it comes from; None where the offset
+    was given. ``recordings``: how many it comes from.
+    """
+
+    offset_s: float
+    std_s: float | None
+    recordings: int
+
+
+@dataclass(frozen=True)
 class Recordings:
-    """Prepared recordings by their use."""
+    """Prepared recordings by their use, all cut with one time offset.
+
+    ``camera_rotations``: what each recording shows of the camera's rotation, by name.
+    """
 
     train: list[PreparedRecording]
     validation: list[PreparedRecording]
+    time_offset: CommonOffset
+    camera_rotations: dict[str, CameraRotation]
+
+    @property
+    def all(self) -> list[PreparedRecording]:
+        """Training recordings, then validation ones."""
+        return [*self.train, *self.validation]
 
 
 def read_recordings(
@@ -70,13 +99,15 @@ def read_recordings(
             progress=lambda done, total, name=name: observer.frames(name, done, total),
         )
         prepared.append(recording)
+    offset = CommonOffset(time_offset_s or 0.0, None, 0)
     if time_offset_s is None:
-        time_offset_s = _common_offset([r.time_offset for r in prepared[: len(train)]], observer)
-    prepared = [r.with_time_offset(time_offset_s) for r in prepared]
+        offset = _common_offset([r.time_offset for r in prepared[: len(train)]], observer)
+    prepared = [r.with_time_offset(offset.offset_s) for r in prepared]
     for recording in prepared:
         observer.note(recording.summary())
     _tell_different_mountings(prepared, observer)
-    return Recordings(prepared[: len(train)], prepared[len(train) :])
+    rotations = _camera_rotations(prepared, observer)
+    return Recordings(prepared[: len(train)], prepared[len(train) :], offset, rotations)
 
 
 def _check_split(train: Sequence[Path], validation: Sequence[Path]) -> None:
@@ -103,8 +134,8 @@ def _tell_different_mountings(
             )
 
 
-def _common_offset(offsets: Sequence[TimeOffset | None], observer: FitObserver) -> float:
-    """Return the mean of the recordings' offsets (s), weighted by their information."""
+def _common_offset(offsets: Sequence[TimeOffset | None], observer: FitObserver) -> CommonOffset:
+    """Return the mean of the recordings' offsets, weighted by their information."""
     known = [o for o in offsets if o is not None]
     if not known:
         raise ValueError(
@@ -114,12 +145,37 @@ def _common_offset(offsets: Sequence[TimeOffset | None], observer: FitObserver) 
     weights = np.array([o.std_s**-2 for o in known])
     values = np.array([o.offset_s for o in known])
     mean = float(weights @ values / weights.sum())
+    # Recordings that disagree by more than their errors make the mean less sure (Birge, 1932).
+    scatter = float(weights @ (values - mean) ** 2) / max(len(known) - 1, 1)
+    std = float(np.sqrt(max(scatter, 1.0) / weights.sum()))
     observer.note(
-        f"camera-IMU time offset {1e3 * mean:+.1f} ms (positive: the IMU's stamps lag), from "
-        f"{len(known)} recordings between {1e3 * values.min():+.1f} and "
+        f"camera-IMU time offset {1e3 * mean:+.1f} +- {1e3 * std:.1f} ms (positive: the IMU's "
+        f"stamps lag), from {len(known)} recordings between {1e3 * values.min():+.1f} and "
         f"{1e3 * values.max():+.1f} ms"
     )
-    return mean
+    return CommonOffset(mean, std, len(known))
+
+
+def _camera_rotations(
+    recordings: Sequence[PreparedRecording], observer: FitObserver
+) -> dict[str, CameraRotation]:
+    """Return what the recordings show of the camera's rotation; warn where it contradicts."""
+    found: dict[str, CameraRotation] = {}
+    for recording in recordings:
+        try:
+            found[recording.name] = estimate_camera_rotation(recording)
+        except CameraRotationError as error:
+            observer.note(f"{recording.name}: {error}")
+    if found:
+        together = combine_rotations(list(found.values()))
+        degrees, std = np.degrees(together.vector), np.degrees(together.std)
+        for axis in np.flatnonzero(together.contradicts):
+            name = ("roll", "pitch", "yaw")[axis]
+            observer.note(
+                f"WARNING: the images show the camera's {name} {degrees[axis]:+.1f} +- "
+                f"{std[axis]:.1f} deg from the extrinsics given: check them (nothing is corrected)"
+            )
+    return found
 
 
 def description(recording: PreparedRecording) -> dict[str, Any]:

@@ -1,31 +1,8 @@
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_vio.estimator.buffers import ImuBuffer, StampFault, stamp_fault
-
-
-@pytest.mark.parametrize(
-    ("stamp_ns", "fault"),
-    [
-        (0, StampFault.INVALID),
-        (-5, StampFault.INVALID),
-        (1 << 62, StampFault.INVALID),
-        (float("nan"), StampFault.INVALID),
-        (10**10, StampFault.DUPLICATE),
-        (10**10 - 1, StampFault.BACKWARDS),
-        (10**10 - 500_000_000, StampFault.BACKWARDS),
-        (10**10 - 500_000_001, StampFault.JUMP),
-        (10**10 + 1, None),
-    ],
-)
-def test_stamp_fault(stamp_ns, fault):
-    assert stamp_fault(stamp_ns, 10**10, 0.5) is fault
-
-
-def test_the_first_stamp_may_be_any():
-    assert stamp_fault(1, None, 0.5) is None
+from bayes_vio.estimator.buffers import ImuBuffer
 
 
 @settings(max_examples=40, deadline=None)

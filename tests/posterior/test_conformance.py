@@ -15,8 +15,10 @@ from tests.cases import CASES, Case
 
 RANK = 6
 STRUCTURES = ("diagonal", "kfac", "efb", "inf", "full")
-# Layers of nn.Linear: the reference's Kronecker factors are written for those.
-KRONECKER_CASES = ("linear_chain", "mlp", "classifier", "attention", "two_heads")
+# The reference's Kronecker factors know no other padding than zeros.
+KRONECKER_CASES = tuple(name for name in CASES if name != "image_and_vector")
+# Cases that are there for their kinds of layers.
+LAYER_CASES = ("grouped", "heads", "encoder", "recurrent", "tokens", "shared")
 PRIOR = 0.7
 
 
@@ -43,9 +45,9 @@ def dense_curvature(structure: str, case: Case, posterior: Posterior, layer: str
     diagonal = reference.exact_diagonal(case, layer)
     if structure == "full":
         return reference.ggn(case, [layer])
-    if structure == "diagonal" or covered.kind == "norm":
+    if structure == "diagonal" or covered.kind in ("norm", "embedding", "grouped"):
         return torch.diag(diagonal.flatten())
-    A, G = reference.kfac_factors(case, layer, covered.sharing or "none")
+    A, G = reference.kfac_factors(case, layer, covered.sharing or "none", covered.batch_axis)
     if structure == "kfac":
         return torch.kron(G, A)
     block = posterior.curvature.blocks[layer]
@@ -214,6 +216,14 @@ def _log_likelihood(case: Case) -> Tensor:
     return torch.distributions.MultivariateNormal(mean, cov).log_prob(case.y).sum()
 
 
+@pytest.mark.parametrize(
+    ("structure", "case_name"),
+    [
+        *itertools.product(STRUCTURES, [name for name in CASES if name not in LAYER_CASES]),
+        # Samplers belong to structures; of a kind of layer only the way back to parameters is new.
+        *itertools.product(("inf",), LAYER_CASES),
+    ],
+)
 def test_moments_of_samples_match(structure, case_name):
     case = CASES[case_name]()
     posterior = make(structure, case)
@@ -233,6 +243,7 @@ def test_moments_of_samples_match(structure, case_name):
 
 
 def _matrix(layer, change: dict[str, Tensor]) -> Tensor:
-    weight, *bias = (change[name] for name in layer.parameter_names)
+    rows = [change[name] if rows is None else change[name][rows] for name, rows in layer.pieces]
+    weight, *bias = rows
     rows = weight.flatten(1) if weight.dim() > 1 else weight[:, None]
     return torch.cat([rows, *(b[:, None] for b in bias)], 1).flatten()

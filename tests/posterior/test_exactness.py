@@ -13,10 +13,15 @@ from tests.cases import (
     Case,
     attention,
     classifier,
+    encoder,
+    grouped,
+    heads,
     linear_chain,
     mlp,
     normal,
     randomise,
+    recurrent,
+    shared,
     spd,
     terms_of,
 )
@@ -54,6 +59,39 @@ def pooled() -> Case:
     return Case(randomise(Pooled()), normal(6, 5, 3), normal(6, 2, seed=5), spd(2))
 
 
+class Linears(nn.Module):
+    """Deep linear networks of modules that are more than a layer, ends ``end`` apart or summed."""
+
+    def __init__(self, kind: str, end: str) -> None:
+        super().__init__()
+        self.kind, self.end = kind, end
+        self.first = {
+            "group": lambda: nn.Conv1d(4, 6, 2, stride=2, groups=2),
+            "twice": lambda: nn.Linear(3, 4),
+            "attention": lambda: nn.MultiheadAttention(4, 2, kdim=5, vdim=3),
+            "time": lambda: nn.Linear(3, 4),
+        }[kind]()
+        self.last = nn.Linear(6 if kind == "group" else 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "group":
+            h = self.first(x).mT
+        elif self.kind == "twice":
+            h = torch.stack([self.first(x[:, i]) for i in range(x.shape[1])], 1)
+        elif self.kind == "time":
+            h = self.first(x.transpose(0, 1)).transpose(0, 1)
+        else:  # one key: the weights of attention are ones, q and k have no gradient
+            h = self.first(*(x[None, :, :n] for n in (4, 5, 3)))[0].transpose(0, 1)
+        h = self.last(h)
+        return h.flatten(1) if self.end == "apart" else h.mean(1)
+
+
+def linears(kind: str, end: str) -> Case:
+    shape = {"group": (6, 4, 6), "twice": (6, 3, 3), "time": (6, 3, 3), "attention": (6, 5)}[kind]
+    model, x = randomise(Linears(kind, end)), normal(*shape)
+    return Case(model, x, model(x).detach(), 0.3)
+
+
 def fit(case: Case, structure: str, **options):
     return fit_posterior(
         case.model,
@@ -82,6 +120,50 @@ def test_kfac_is_the_ggn_of_deep_linear_networks(make, sharing):
         torch.testing.assert_close(curvature(posterior, covered.name), truth, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("kind", "end", "sharing"),
+    [
+        ("group", "apart", "expand"),
+        ("group", "pooled", "reduce"),
+        ("twice", "apart", "expand"),
+        ("twice", "pooled", "reduce"),
+        ("time", "apart", "expand"),
+        ("time", "pooled", "reduce"),
+        ("attention", "apart", "none"),
+    ],
+)
+def test_kfac_is_the_ggn_of_groups_and_uses_and_values(kind, end, sharing):
+    case = linears(kind, end)
+    posterior = fit(case, "kfac")
+    names = {"group": ["first.group0", "first.group1"], "attention": ["first.v", "first.out_proj"]}
+    covered = {c.name: c for c in posterior.report.covered}
+    for name in [*names.get(kind, ["first"]), "last"]:
+        assert covered[name].sharing == sharing
+        truth = reference.ggn(case, [name])
+        torch.testing.assert_close(curvature(posterior, name), truth, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU, nn.RNN])
+def test_kfac_is_exact_for_one_datum_and_one_step(make):
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.head = make(3, 4, batch_first=True), nn.Linear(4, 2)
+            self.start = normal(1, 1, 4, seed=9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = self.start.expand(-1, len(x), -1).contiguous()
+            hx = (state, 2 * state) if make is nn.LSTM else state
+            return self.head(self.net(x, hx)[0][:, -1])
+
+    one = Case(randomise(Last()), normal(1, 1, 3), normal(1, 2, seed=5), spd(2))
+    posterior = fit(one, "kfac")
+    assert [c.sharing for c in posterior.report.covered] == ["none"] * 3
+    for layer in ("net.ih_l0", "net.hh_l0", "head"):
+        truth = reference.ggn(one, [layer])
+        torch.testing.assert_close(curvature(posterior, layer), truth, rtol=1e-9, atol=1e-9)
+
+
 def test_the_other_setting_is_far_off_behind_pooling():
     case = pooled()
     A, G = reference.kfac_factors(case, "first", "expand")
@@ -98,7 +180,9 @@ def test_kfac_is_exact_for_one_datum_without_sharing():
         torch.testing.assert_close(curvature(posterior, layer), truth, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("make", [mlp, classifier, attention])
+@pytest.mark.parametrize(
+    "make", [mlp, classifier, attention, grouped, heads, encoder, recurrent, shared]
+)
 def test_correcting_the_eigenvalues_never_hurts(make):
     case = make()
     kfac, efb = fit(case, "kfac"), fit(case, "efb")
@@ -108,7 +192,7 @@ def test_correcting_the_eigenvalues_never_hurts(make):
         assert error <= (curvature(kfac, covered.name) - truth).norm() + 1e-10 * truth.norm()
 
 
-@pytest.mark.parametrize("make", [mlp, classifier, attention, linear_chain])
+@pytest.mark.parametrize("make", [mlp, classifier, attention, linear_chain, heads, recurrent])
 def test_inf_has_the_exact_diagonal_where_nothing_was_clamped(make):
     case = make()
     posterior = fit(case, "inf", rank=4)

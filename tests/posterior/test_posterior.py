@@ -256,8 +256,7 @@ class Changing:
 def test_what_cannot_be_fitted_is_refused_in_one_sentence():
     case = mlp()
     refusals = [
-        ({"structure": "subnetwork"}, "inf, diagonal, kfac, efb, full"),
-        ({"structure": "ella"}, "not available"),
+        ({"structure": "lowrank"}, "inf, diagonal, kfac, efb, full, subnetwork, ella, kflr"),
         ({"loader": iter(case.loader())}, "read twice"),
         ({"loader": []}, "empty"),
         ({"loader": Changing(case, False)}, "other data"),

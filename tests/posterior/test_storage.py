@@ -72,10 +72,10 @@ def test_another_version_is_refused(tmp_path):
     case, path = mlp(), tmp_path / "p"
     fit(case).save(path)
     with safe_open(path, framework="pt") as file:
-        description = json.loads(file.metadata()["posterior"])
+        description = json.loads(file.metadata()["description"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     description["version"] = 99
-    save_file(tensors, path, metadata={"posterior": json.dumps(description)})
+    save_file(tensors, path, metadata={"description": json.dumps(description)})
     with pytest.raises(PosteriorError, match="version 99"):
         Posterior.load(path, case.model)
 

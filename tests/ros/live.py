@@ -231,7 +231,7 @@ class Client:
         return self.recorder.arrays()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
+def wait_until(condition: Callable[[], Any], timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "timed out"

@@ -16,7 +16,7 @@ from bayes_vio.geometry import se3
 from bayes_vio.ros.diagnostics import Telemetry, diagnostic_array, level_of, nees_values
 from bayes_vio.ros.inbox import NEVER_NS, Inbox
 from bayes_vio.ros.reference import ReferenceMonitor
-from bayes_vio.ros.throttle import ThrottledLog
+from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
 
 SAMPLE = (0.0, 0.0, 9.8, 0.0, 0.0, 0.1)
 
@@ -30,6 +30,7 @@ def test_images_overtake_and_samples_do_not():
     delivery = inbox.take(0.0)
     assert [stamp for stamp, _ in delivery.imu] == list(range(300))
     assert (delivery.image, delivery.skipped_images) == ("third", 2)
+    assert delivery.samples_before_image == 300
     empty = inbox.take(0.0)
     assert (len(empty.imu), empty.image, empty.skipped_images) == (0, None, 0)
 
@@ -40,13 +41,32 @@ def test_a_sample_wakes_the_reader_only_from_the_awaited_stamp_on():
     start_s = time.monotonic()
     assert len(inbox.take(0.05).imu) == 1
     assert time.monotonic() - start_s >= 0.05
-    inbox.wake_stamp_ns = 10
+    inbox.wake_from(10)
     inbox.put_imu(9, SAMPLE)
     Thread(target=lambda: (time.sleep(0.05), inbox.put_imu(10, SAMPLE))).start()
     start_s = time.monotonic()
     assert [stamp for stamp, _ in inbox.take(5.0).imu] == [9, 10]
     assert time.monotonic() - start_s < 2.0
-    assert NEVER_NS > 2**61
+    inbox.put_imu(20, SAMPLE)  # comes while the reader is still busy
+    inbox.wake_from(15)
+    start_s = time.monotonic()
+    assert len(inbox.take(5.0).imu) == 1
+    assert time.monotonic() - start_s < 2.0
+    inbox.wake_from(NEVER_NS)
+    inbox.put_imu(2**61, SAMPLE)
+    start_s = time.monotonic()
+    assert len(inbox.take(0.05).imu) == 1
+    assert time.monotonic() - start_s >= 0.05
+
+
+def test_the_order_of_samples_and_image_is_kept():
+    inbox = Inbox()
+    for k in range(3):
+        inbox.put_imu(k, SAMPLE)
+    inbox.put_image("image")
+    inbox.put_imu(3, SAMPLE)
+    delivery = inbox.take(0.0)
+    assert (delivery.samples_before_image, len(delivery.imu)) == (3, 4)
 
 
 def test_a_command_wakes_the_reader_and_keeps_its_place():
@@ -141,7 +161,24 @@ class Lines:
     def warning(self, text):
         self.lines.append(text)
 
-    error = warning
+    error = info = warning
+
+
+def test_every_change_of_state_is_told_and_a_flickering_one_in_the_end():
+    lines = Lines()
+    log = ChangeLog(lines, "waiting", burst=3, period_s=0.1)
+    for state, cause in (("waiting", ""), ("tracking", ""), ("tracking", ""), ("lost", "no imu")):
+        log.see(state, cause)
+    assert lines.lines == ["state waiting -> tracking", "state tracking -> lost: no imu"]
+    for k in range(11):
+        log.see("lost" if k % 2 else "tracking", "flicker" if k % 2 else "")
+    assert len(lines.lines) == 3
+    log.see("degraded", "dark")  # news
+    assert lines.lines[3:] == ["state tracking -> degraded (11 changes): dark"]
+    log.see("lost", "dark")
+    time.sleep(0.11)
+    log.see("lost", "dark")
+    assert lines.lines[4:] == ["state degraded -> lost: dark"]
 
 
 def test_a_cause_is_told_once_per_period_with_its_count():

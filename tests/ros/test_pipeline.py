@@ -15,11 +15,11 @@ pytestmark = pytest.mark.ros
 from bayes_vio.estimator.tracking import MotionEstimate, TrackingState
 from bayes_vio.filters.covariance import CovarianceError
 from bayes_vio.ros.diagnostics import Telemetry
-from bayes_vio.ros.messages import quaternion_of, stamp_ns_of, unpacked
+from bayes_vio.ros.messages import MeanTwist, quaternion_of, stamp_ns_of, unpacked
 from bayes_vio.ros.outputs import Outputs
 from bayes_vio.ros.parameters import CalibrationSource, NodeParameters, TwistStamp
 from bayes_vio.ros.pipeline import Pipeline
-from bayes_vio.ros.throttle import ThrottledLog
+from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
 from bayes_vio.ros.worker import Surroundings
 from tests.motion_cases import tiny_artifact
 from tests.ros.live import camera_info_message, image_message, imu_message
@@ -83,7 +83,7 @@ def test_a_twist_taken_as_that_of_the_later_image_is_less_certain():
     Outputs(topics, parameters).publish(estimate())
     twist = topics.sent["twist"][0]
     assert stamp_ns_of(twist.header.stamp) == NOW_NS + 10**8
-    added = unpacked(twist.twist.covariance) - estimate().cov / 0.01
+    added = unpacked(twist.twist.covariance) - MeanTwist.of(estimate()).cov
     np.testing.assert_allclose(added, np.diag([0.2] * 3 + [0.03] * 3) ** 2, atol=1e-12)
 
 
@@ -124,7 +124,13 @@ def piped(artifact):
     def make(**parameters):
         telemetry, lines, topics = Telemetry(), Lines(), Topics()
         values = NodeParameters(**parameters)
-        around = Surroundings(lambda: time.time_ns(), lambda: True, telemetry, ThrottledLog(lines))
+        around = Surroundings(
+            lambda: time.time_ns(),
+            lambda: True,
+            telemetry,
+            ThrottledLog(lines),
+            ChangeLog(lines, "waiting"),
+        )
         pipeline = Pipeline(artifact, values, Outputs(topics, values), around)
         pipelines.append(pipeline)
         return SimpleNamespace(

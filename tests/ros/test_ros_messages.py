@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 
 from bayes_vio.estimator.tracking import MotionEstimate, TrackingState
 from bayes_vio.filters.covariance import CovarianceError
-from bayes_vio.filters.published import mean_twist
 from bayes_vio.geometry import se3
 from bayes_vio.ros import messages
 
 FRAMES = messages.FrameNames()
-MEAN = np.array([8.0, 0.1, -0.2, 0.01, 0.02, 0.3])
 EARLIER_NS, LATER_NS = 1_700_000_000_000_000_007, 1_700_000_000_100_000_007
 
 
@@ -85,25 +83,25 @@ def test_what_is_no_covariance_is_refused(spoil):
 
 def test_the_odometry_stands_where_and_when_it_should():
     e = estimate()
-    m = messages.odometry(e, MEAN, FRAMES)
+    moving = messages.MeanTwist.of(e)
+    m = messages.odometry(e, moving, FRAMES)
     assert (m.header.frame_id, m.child_frame_id) == ("odom", "base_link")
     assert messages.stamp_ns_of(m.header.stamp) == LATER_NS
     assert (m.header.stamp.sec, m.header.stamp.nanosec) == (1_700_000_000, 100_000_007)
     v, w = m.twist.twist.linear, m.twist.twist.angular
-    np.testing.assert_array_equal([v.x, v.y, v.z, w.x, w.y, w.z], MEAN)
+    np.testing.assert_array_equal([v.x, v.y, v.z, w.x, w.y, w.z], moving.mean)
     B = rotation_block(e.T_odom_base[:3, :3])
     np.testing.assert_allclose(
         messages.unpacked(m.pose.covariance), B @ e.odom_cov @ B.T, rtol=1e-12, atol=1e-15
     )
-    np.testing.assert_allclose(
-        messages.unpacked(m.twist.covariance), e.cov / 0.1**2, rtol=1e-12, atol=1e-15
-    )
+    np.testing.assert_allclose(messages.unpacked(m.twist.covariance), moving.cov, rtol=1e-12)
 
 
 def test_the_published_position_block_is_that_of_samples_far_from_the_origin():
     e = replace(estimate(), odom_cov=np.diag([0.2, 0.1, 0.05, 0.01, 0.01, 0.02]) ** 2)
     assert np.linalg.norm(e.T_odom_base[:3, 3]) > 200
-    published = messages.unpacked(messages.odometry(e, MEAN, FRAMES).pose.covariance)[:3, :3]
+    message = messages.odometry(e, messages.MeanTwist.of(e), FRAMES)
+    published = messages.unpacked(message.pose.covariance)[:3, :3]
     n = 20000
     g = torch.Generator().manual_seed(0)
     xi = torch.randn(n, 6, generator=g, dtype=torch.float64)
@@ -117,7 +115,7 @@ def test_the_published_position_block_is_that_of_samples_far_from_the_origin():
 
 def test_the_relative_pose_names_the_earlier_stamp():
     e = estimate()
-    m = messages.relative_pose(e, MEAN, FRAMES)
+    m = messages.relative_pose(e, messages.MeanTwist.of(e), FRAMES)
     assert m.header.frame_id == "base_link"
     assert m.child_frame_id == "base_link@1700000000.000000007"
     assert messages.earlier_stamp_ns(m.child_frame_id) == EARLIER_NS
@@ -137,13 +135,38 @@ def test_the_twist_is_the_increment_over_its_time():
     e = estimate()
     middle_ns = messages.middle_stamp_ns(e)
     assert middle_ns == LATER_NS - 50_000_000
-    mean = mean_twist(e.T_earlier_later, e.dt_s)
-    m = messages.twist(mean, e.cov / e.dt_s**2, middle_ns, FRAMES)
+    moving = messages.MeanTwist.of(e)
+    m = messages.twist(moving.mean, moving.cov, middle_ns, FRAMES)
     assert m.header.frame_id == "base_link"
     assert messages.stamp_ns_of(m.header.stamp) == middle_ns
     v, w = m.twist.twist.linear, m.twist.twist.angular
     xi = torch.tensor([v.x, v.y, v.z, w.x, w.y, w.z], dtype=torch.float64) * e.dt_s
     np.testing.assert_allclose(se3.exp(xi).numpy(), e.T_earlier_later, atol=1e-12)
+
+
+def test_the_published_twist_covariance_is_that_of_samples():
+    xi = torch.tensor([2.0, 0.03, 0.0, 0.002, -0.003, 0.06], dtype=torch.float64)
+    std = np.array([0.05, 0.01, 0.01, 1e-3, 1e-3, 4e-3])  # 20 m/s and 0.6 rad/s at 10 Hz
+    cov = np.diag(std**2)
+    e = replace(
+        estimate(),
+        T_earlier_later=se3.exp(xi).numpy(),
+        noise_cov=0.75 * cov,
+        epistemic_cov=0.25 * cov,
+    )
+    moving = messages.MeanTwist.of(e)
+    m = messages.odometry(e, moving, FRAMES)
+    published = messages.unpacked(m.twist.covariance)
+    n = 50_000
+    errors = torch.from_numpy(np.random.default_rng(0).normal(size=(n, 6)) * std)
+    twists = se3.log(se3.exp(xi) @ se3.exp(errors)).numpy() / e.dt_s
+    sampled = np.cov(twists.T)
+    # Standard error of a sampled covariance entry: sqrt((S_ii S_jj + S_ij^2) / n).
+    spread = np.sqrt((np.outer(np.diagonal(sampled), np.diagonal(sampled)) + sampled**2) / n)
+    assert np.abs((published - sampled) / spread).max() < 5
+    # The increment's covariance over dt^2 alone misses the lever arm of half the way, 1 m.
+    assert (np.abs(cov / e.dt_s**2 - sampled) / spread).max() > 20
+    np.testing.assert_allclose(moving.epistemic_cov, 0.25 * published, rtol=1e-9)
 
 
 @settings(deadline=None, max_examples=50)

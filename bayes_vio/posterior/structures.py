@@ -1,0 +1,293 @@
+"""How each structure's curvature is fitted: what data it reads, and what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bayes_vio.curvature.coverage import Uncovered
+from bayes_vio.curvature.eigenbasis import eigenbasis
+from bayes_vio.curvature.estimate import (
+    CorrectedCurvature,
+    estimate_corrected,
+    estimate_diagonals,
+    estimate_factors,
+    estimate_joint,
+)
+from bayes_vio.curvature.inputs import map_tensors
+from bayes_vio.curvature.kfac import KroneckerFactors, Sharing
+from bayes_vio.curvature.layers import Layer
+from bayes_vio.curvature.passes import Pass, Tally
+from bayes_vio.curvature.recorder import Recorder, ordinary, split_output
+from bayes_vio.models.likelihood import Fisher
+from bayes_vio.posterior.block import CurvatureBlock
+from bayes_vio.posterior.blockwise import BlockwiseCurvature
+from bayes_vio.posterior.diagonal import DiagonalCurvature
+from bayes_vio.posterior.ella import EllaCurvature
+from bayes_vio.posterior.full import FullCurvature
+from bayes_vio.posterior.functional import bare_model, restricted
+from bayes_vio.posterior.kronecker import EfbCurvature, KfacCurvature, kfac_curvature
+from bayes_vio.posterior.network import NetworkCurvature
+from bayes_vio.posterior.nystrom import count, estimate_along, leading_directions
+from bayes_vio.posterior.report import CoveredLayer
+from bayes_vio.posterior.sparsify import Sparsification, sparsify
+from bayes_vio.posterior.subnetwork import SubnetworkCurvature, estimate_selected, select_weights
+
+
+class Structure(Enum):
+    """How the information matrix is structured."""
+
+    INF = "inf"
+    DIAGONAL = "diagonal"
+    KFAC = "kfac"
+    EFB = "efb"
+    FULL = "full"
+    SUBNETWORK = "subnetwork"
+    ELLA = "ella"
+    KFLR = "kflr"
+    KFRA = "kfra"
+
+
+@dataclass(frozen=True)
+class StructureSettings:
+    """What structures are told beside the data; each reads its own.
+
+    ``subset_size`` None: every weight of the covered layers. ``n_data`` None: counted.
+    """
+
+    prior_precision: Mapping[str, float]
+    n_outputs: int
+    n_data: float | None = None
+    rank: int = 100
+    subset_size: int | None = 1000
+    n_points: int = 2000
+    n_eigen: int = 20
+
+
+@dataclass(frozen=True)
+class StructureFit:
+    """A fitted curvature, what it covers, and how the network is recorded for it from now on."""
+
+    curvature: NetworkCurvature
+    covered: tuple[CoveredLayer, ...]
+    tally: Tally
+    recorder: Recorder
+    uncovered: tuple[Uncovered, ...] = ()
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+def fit_structure(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:
+    """Return the fitted curvature of a structure; raise ValueError where it does not apply."""
+    return _FITS[structure](data, structure, settings)
+
+
+def _fit_full(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:  # noqa: ARG001
+    layers = data.recorder.layers
+    matrix, tally = estimate_joint(data)
+    shapes = {name: layer.shape for name, layer in layers.items()}
+    covered = tuple(_covered(layer, structure) for layer in layers.values())
+    return StructureFit(FullCurvature(matrix, shapes), covered, tally, data.recorder)
+
+
+def _fit_subnetwork(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:
+    selection, lost = _selection(data, settings)
+    recorder = restricted(data.recorder, list(selection)) if lost else data.recorder
+    matrix, tally = estimate_selected(replace(data, recorder=recorder), selection)
+    shapes = {name: layer.shape for name, layer in recorder.layers.items()}
+    covered = tuple(
+        _covered(layer, structure, n_selected=len(selection[name]))
+        for name, layer in recorder.layers.items()
+    )
+    curvature = SubnetworkCurvature(matrix, selection, shapes)
+    return StructureFit(curvature, covered, tally, recorder, lost, {"n_selected": len(matrix)})
+
+
+def _selection(
+    data: Pass, settings: StructureSettings
+) -> tuple[dict[str, Tensor], tuple[Uncovered, ...]]:
+    """Return flat indices by layer, and the layers of which none is selected."""
+    layers = data.recorder.layers
+    if settings.subset_size is None:
+        whole = {name: layer.matrix().flatten() for name, layer in layers.items()}
+        return select_weights(whole, sum(len(w) for w in whole.values())), ()
+    diagonals, tally = estimate_diagonals(data)
+    n_data = tally.n_data if settings.n_data is None else settings.n_data
+    variances = {
+        name: 1 / (n_data * diagonal + settings.prior_precision[name])
+        for name, diagonal in diagonals.items()
+    }
+    n_weights = sum(v.numel() for v in variances.values())
+    selection = select_weights(variances, min(settings.subset_size, n_weights))
+    reason = f"none of its weights is among the {settings.subset_size} of largest variance"
+    return selection, tuple(
+        Uncovered(name, reason, layer.parameter_names, layer.matrix().numel())
+        for name, layer in layers.items()
+        if name not in selection
+    )
+
+
+def _fit_ella(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:
+    if settings.n_points < 1 or settings.n_eigen < 1:
+        raise ValueError("structure 'ella' needs n_points and n_eigen of at least 1")
+    found = leading_directions(
+        data, count(data.loader), settings.n_outputs, settings.n_points, settings.n_eigen
+    )
+    dtype = next(iter(data.recorder.layers.values())).matrix().dtype
+    directions = {name: part.to(dtype) for name, part in found.directions.items()}
+    matrix, tally = estimate_along(data, directions)
+    layers = data.recorder.layers.values()
+    details = {
+        "n_points": found.n_points,
+        "n_eigen": len(matrix),
+        "kept_trace_share": found.kept_trace_share,
+    }
+    covered = tuple(_covered(layer, structure) for layer in layers)
+    curvature = EllaCurvature(matrix, directions)
+    return StructureFit(curvature, covered, tally, data.recorder, (), details)
+
+
+def _fit_backpack(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:  # noqa: ARG001
+    """Fit Kronecker factors by BackPACK, which takes weights and biases apart (E19)."""
+    try:
+        from bayes_vio.curvature.backpack import backpack_factors, backpack_kfra_factors
+    except ImportError as error:
+        raise ValueError(
+            f"structure {structure.value!r} needs BackPACK: pip install 'bayes_vio[backpack]'"
+        ) from error
+    if data.fisher is not Fisher.TYPE2:
+        raise ValueError(f"structure {structure.value!r} has the exact Fisher: leave fisher None")
+    model = bare_model(data.recorder)
+    loader = [(map_tensors(x, lambda t: t.to(data.device)), y) for x, y in data.loader]
+    estimate = backpack_factors if structure is Structure.KFLR else backpack_kfra_factors
+    factors = estimate(model, loader, data.likelihood)
+    blocks: dict[str, CurvatureBlock] = {}
+    for name, layer in data.recorder.layers.items():
+        own = factors[layer.parameter_names[0]]
+        bias = [own.A.new_ones(1, 1)] if len(layer.parameter_names) > 1 else []
+        blocks[name] = kfac_curvature(own.G, torch.block_diag(own.A, *bias))
+    covered = tuple(_covered(layer, structure) for layer in data.recorder.layers.values())
+    return StructureFit(BlockwiseCurvature(blocks), covered, measure(data), data.recorder)
+
+
+def _fit_diagonal(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:  # noqa: ARG001
+    diagonals, tally = estimate_diagonals(data)
+    return _block_fit(data, _diagonal_fits(diagonals), tally)
+
+
+def _fit_kfac(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:  # noqa: ARG001
+    factors, norms, tally = estimate_factors(data)
+    layers = data.recorder.layers
+    fits = {name: _kfac_fit(f, layers[name].resolution) for name, f in factors.items()}
+    return _block_fit(data, _diagonal_fits(norms) | fits, tally)
+
+
+def _fit_corrected(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:
+    corrected, norms, tally = estimate_corrected(data)
+    fit = _efb_fit if structure is Structure.EFB else partial(_inf_fit, rank=settings.rank)
+    fits = {name: fit(c) for name, c in corrected.items()}
+    return _block_fit(data, _diagonal_fits(norms) | fits, tally)
+
+
+_FITS: dict[Structure, Callable[[Pass, Structure, StructureSettings], StructureFit]] = {
+    Structure.INF: _fit_corrected,
+    Structure.DIAGONAL: _fit_diagonal,
+    Structure.KFAC: _fit_kfac,
+    Structure.EFB: _fit_corrected,
+    Structure.FULL: _fit_full,
+    Structure.SUBNETWORK: _fit_subnetwork,
+    Structure.ELLA: _fit_ella,
+    Structure.KFLR: _fit_backpack,
+    Structure.KFRA: _fit_backpack,
+}
+
+
+@dataclass(frozen=True)
+class _LayerFit:
+    """A layer's block, and what the report says of it beside its shape."""
+
+    block: CurvatureBlock
+    structure: Structure
+    sharing: Sharing | None = None
+    sparsification: Sparsification | None = None
+
+
+def _block_fit(data: Pass, fits: Mapping[str, _LayerFit], tally: Tally) -> StructureFit:
+    layers = data.recorder.layers
+    covered = tuple(
+        _covered(
+            layer,
+            fits[name].structure,
+            sharing=fits[name].sharing,
+            sparsification=fits[name].sparsification,
+        )
+        for name, layer in layers.items()
+    )
+    curvature = BlockwiseCurvature({name: fits[name].block for name in layers})
+    return StructureFit(curvature, covered, tally, data.recorder)
+
+
+def _diagonal_fits(diagonals: Mapping[str, Tensor]) -> dict[str, _LayerFit]:
+    return {
+        name: _LayerFit(DiagonalCurvature(diagonal), Structure.DIAGONAL)
+        for name, diagonal in diagonals.items()
+    }
+
+
+def _kfac_fit(factors: KroneckerFactors, resolution: float) -> _LayerFit:
+    basis = eigenbasis(factors, resolution)
+    block = KfacCurvature(basis.Q_g, basis.Q_a, basis.output_eigenvalues, basis.input_eigenvalues)
+    return _LayerFit(block, Structure.KFAC, factors.sharing)
+
+
+def _efb_fit(corrected: CorrectedCurvature) -> _LayerFit:
+    basis = corrected.basis
+    block = EfbCurvature(basis.Q_g, basis.Q_a, corrected.eigenvalues)
+    return _LayerFit(block, Structure.EFB, corrected.sharing)
+
+
+def _inf_fit(corrected: CorrectedCurvature, rank: int) -> _LayerFit:
+    basis = corrected.basis
+    block, kept = sparsify(basis.Q_g, basis.Q_a, corrected.eigenvalues, corrected.diagonal, rank)
+    return _LayerFit(block, Structure.INF, corrected.sharing, kept)
+
+
+def _covered(
+    layer: Layer,
+    structure: Structure,
+    sharing: Sharing | None = None,
+    sparsification: Sparsification | None = None,
+    n_selected: int | None = None,
+) -> CoveredLayer:
+    d_out, d_in = layer.shape
+    return CoveredLayer(
+        name=layer.name,
+        kind=layer.kind,
+        block=structure.value,
+        parameters=layer.parameter_names,
+        d_out=d_out,
+        d_in=d_in,
+        batch_axis=layer.batch_axis,
+        sharing=sharing.value if sharing else None,
+        sparsification=sparsification,
+        n_selected=n_selected,
+    )
+
+
+def measure(data: Pass) -> Tally:
+    """Return the data's count and log-likelihood at the MAP; reads it once."""
+    tally = Tally()
+    model = bare_model(data.recorder)
+    for x, target in data.loader:
+        tally.add(x, target)
+        place = map_tensors(x, lambda t: t.to(data.device))
+        with torch.inference_mode(False), torch.no_grad():
+            mean, from_model = split_output(model(ordinary(place)))
+            noise = data.likelihood.noise_cholesky(mean, from_model)
+            likelihood = data.likelihood.log_likelihood(mean, noise, target.to(data.device))
+        tally.log_likelihood += float(likelihood.sum())
+    return tally

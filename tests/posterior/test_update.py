@@ -1,0 +1,198 @@
+"""Yesterday's posterior as today's prior: exact where the model is linear, honest elsewhere."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bayes_vio.posterior import Posterior, fit_posterior
+from tests.cases import CASES, Case, classifier, mlp, normal, spd
+
+PRIOR = 0.8
+X, TRUE = normal(40, 3), normal(3, 2, seed=8)
+NOISE_COV = spd(2)
+Y = X @ TRUE + 0.5 * normal(40, 2, seed=9)
+
+
+def most_probable(x: Tensor, y: Tensor, noise_cov: Tensor, bias: bool = True) -> nn.Linear:
+    """Return the linear model at its MAP: Bishop (2006), equation 3.53 for several outputs."""
+    Phi = torch.cat([x, torch.ones(len(x), 1).double()], 1) if bias else x
+    H = torch.linalg.inv(noise_cov)
+    P = torch.kron(H.contiguous(), (Phi.mT @ Phi).contiguous())
+    P = P + PRIOR * torch.eye(len(P)).double()
+    W = torch.linalg.solve(P, (H @ y.mT @ Phi).flatten()).reshape(y.shape[1], -1)
+    net = nn.Linear(x.shape[1], y.shape[1], bias=bias).double()
+    net.weight.data = W[:, : x.shape[1]].contiguous()
+    if bias:
+        net.bias.data = W[:, -1].contiguous()
+    return net
+
+
+def fit(x: Tensor, y: Tensor, structure: str, noise_cov=NOISE_COV, bias=True) -> Posterior:
+    return fit_posterior(
+        most_probable(x, y, noise_cov, bias),
+        batches(x, y),
+        structure=structure,
+        noise_cov=noise_cov,
+        prior_precision=PRIOR,
+        subset_size=100,
+    )
+
+
+def batches(x: Tensor, y: Tensor) -> list:
+    return list(zip(x.split(7), y.split(7), strict=True))
+
+
+def assert_same(found: Posterior, truth: Posterior, x: Tensor) -> None:
+    for (name, p), q in zip(found.model.named_parameters(), truth.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6, msg=name)
+    torch.testing.assert_close(found.functional_covariance(x), truth.functional_covariance(x))
+    assert found.n_data == truth.n_data
+    evidence = truth.log_marginal_likelihood()
+    assert found.log_marginal_likelihood() == pytest.approx(evidence, rel=1e-9)
+    assert found.report.updates[-1].converged
+
+
+@pytest.mark.parametrize("structure", ["full", "subnetwork"])
+def test_updates_of_a_linear_model_are_one_fit_on_all_data(structure):
+    first = fit(X[:20], Y[:20], structure)
+    second = first.update(batches(X[20:32], Y[20:32]))
+    third = second.update(batches(X[32:], Y[32:]))
+    assert_same(third, fit(X, Y, structure), X)
+    assert [u.n_data for u in third.report.updates] == [12, 8]
+
+
+def test_updates_of_a_diagonal_posterior_are_exact_where_the_truth_is_diagonal():
+    x = torch.eye(4).double().repeat(10, 1) * (1 + normal(40, 1).abs())
+    y = x @ normal(4, 2, seed=8) + normal(40, 2, seed=9)
+    noise_cov = torch.diag(torch.tensor([0.4, 0.9]).double())
+    first = fit(x[:24], y[:24], "diagonal", noise_cov, bias=False)
+    updated = first.update(batches(x[24:], y[24:]))
+    assert_same(updated, fit(x, y, "diagonal", noise_cov, bias=False), x)
+    full = fit(x, y, "full", noise_cov, bias=False)
+    torch.testing.assert_close(updated.functional_covariance(x), full.functional_covariance(x))
+
+
+def test_a_diagonal_posterior_s_information_adds_in_every_linear_model():
+    updated = fit(X[:25], Y[:25], "diagonal").update(batches(X[25:], Y[25:]))
+    truth = fit(X, Y, "diagonal")
+    torch.testing.assert_close(updated.precision_dense(""), truth.precision_dense(""))
+
+
+@pytest.mark.parametrize("structure", ["inf", "efb"])
+def test_in_yesterday_s_eigenbasis_the_same_data_fit(structure):
+    """Shown the data again, a linear model has twice their curvature and keeps the basis."""
+    noise_cov = 0.3 * torch.eye(2).double()
+    first = fit(X, Y, structure, noise_cov)
+    updated = first.update(batches(X, Y))
+    twice = fit(X.repeat(2, 1), Y.repeat(2, 1), structure, noise_cov)
+    torch.testing.assert_close(
+        updated.functional_covariance(X), twice.functional_covariance(X), rtol=1e-6, atol=1e-9
+    )
+    (misfit,) = updated.report.updates[0].misfit.values()
+    assert misfit == pytest.approx(0.0, abs=1e-9)
+
+
+def test_curvature_outside_yesterday_s_low_rank_is_told():
+    net = most_probable(X, Y, NOISE_COV)
+    # All that is known lies along the first input; all that is new along the others.
+    known = X * torch.tensor([1.0, 0.0, 0.0]).double()
+    new = X * torch.tensor([0.0, 1.0, 1.0]).double()
+    posterior = fit_posterior(net, batches(known, Y), structure="inf", rank=4, noise_cov=NOISE_COV)
+    (share,) = posterior.update(batches(known, Y)).report.updates[0].misfit.values()
+    (other,) = posterior.update(batches(new, Y)).report.updates[0].misfit.values()
+    assert share < 1e-6
+    assert other > 0.3
+    efb = fit_posterior(net, batches(known, Y), structure="efb", noise_cov=NOISE_COV)
+    (same,) = efb.update(batches(known, Y)).report.updates[0].misfit.values()
+    (rotated,) = efb.update(batches(new, Y)).report.updates[0].misfit.values()
+    assert same == pytest.approx(0.0, abs=1e-9)
+    assert rotated > 0.01
+
+
+@pytest.mark.parametrize("structure", ["inf", "efb", "diagonal", "full", "subnetwork"])
+@pytest.mark.parametrize("name", ["mlp", "classifier", "attention", "two_heads", "norms"])
+def test_new_data_add_information_and_are_fitted(structure, name):
+    case = CASES[name]()
+    posterior = fit_posterior(
+        case.model,
+        case.loader(),
+        case.likelihood,
+        structure,
+        noise_cov=case.noise_cov,
+        rank=6,
+        subset_size=12,
+    )
+    before = {n: p.clone() for n, p in posterior.model.named_parameters()}
+    updated = posterior.update(case.loader(3), max_iterations=40)
+    (update,) = updated.report.updates
+    assert update.loss_after < update.loss_before
+    assert update.distance > 0
+    for layer in updated.layers:
+        more = updated.precision_dense(layer) - posterior.precision_dense(layer)
+        eigenvalues = torch.linalg.eigvalsh(more)
+        assert eigenvalues.min() > -1e-9 * eigenvalues.max().clamp(min=1.0)
+    # The given posterior and what is not covered stay as they were.
+    assert all(torch.equal(before[n], p) for n, p in posterior.model.named_parameters())
+    stays = [p for u in updated.report.uncovered for p in u.parameters]
+    after = dict(updated.model.named_parameters())
+    assert all(torch.equal(after[p], before[p]) for p in stays)
+
+
+def test_the_refit_is_the_minimum_of_loss_and_prior():
+    case = classifier()
+    posterior = fit_posterior(case.model, case.loader(), case.likelihood, "full")
+    updated = posterior.update(case.loader())
+    P = posterior.precision.matrix  # pyright: ignore
+    gradients, moved = [], []
+    model = updated.model.requires_grad_(True)
+    loss = nn.functional.cross_entropy(model(case.x), case.y, reduction="sum")
+    loss.backward()
+    for name, layer in updated.layers.items():
+        grads = [dict(model.named_parameters())[p].grad for p in layer.parameter_names]
+        gradients.append(torch.cat([grads[0], grads[1][:, None]], 1).flatten())
+        moved.append((layer.matrix() - posterior.layers[name].matrix()).detach().flatten())
+    gradient = torch.cat(gradients) + P @ torch.cat(moved)
+    natural = torch.linalg.solve(P, gradient)
+    assert float((gradient * natural).sum()) < 1e-4
+
+
+def test_what_cannot_be_updated_is_refused():
+    case = mlp()
+    for structure in ("kfac", "ella"):
+        posterior = fit_posterior(
+            case.model, case.loader(), structure=structure, noise_cov=case.noise_cov
+        )
+        with pytest.raises(ValueError, match="cannot be updated"):
+            posterior.update(case.loader())
+    posterior = fit_posterior(case.model, case.loader(), noise_cov=case.noise_cov)
+    with pytest.raises(ValueError, match="iterator"):
+        posterior.update(iter(case.loader()))
+    with pytest.raises(ValueError, match="empty"):
+        posterior.update([])
+    few = posterior.update(case.loader(), max_iterations=1)
+    assert not few.report.updates[0].converged
+
+
+def test_an_updated_posterior_is_stored_with_its_model(tmp_path):
+    case = mlp()
+    updated = fit_posterior(case.model, case.loader(), noise_cov=case.noise_cov).update(
+        case.loader(), max_iterations=20
+    )
+    updated.save(tmp_path / "p")
+    loaded = Posterior.load(tmp_path / "p", updated.model)
+    assert loaded.report == updated.report
+    x = case.x
+    assert torch.equal(loaded.functional_covariance(x), updated.functional_covariance(x))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_updating_works_in_every_autograd_mode(mode):
+    case: Case = mlp()
+    with mode():
+        posterior = fit_posterior(case.model, case.loader(), noise_cov=case.noise_cov)
+        inside = posterior.update(case.loader(), max_iterations=5)
+    outside = fit_posterior(case.model, case.loader(), noise_cov=case.noise_cov).update(
+        case.loader(), max_iterations=5
+    )
+    found = inside.functional_covariance(case.x)
+    torch.testing.assert_close(found, outside.functional_covariance(case.x))
