@@ -48,10 +48,10 @@ class Outputs:
             twist_cov = advanced_twist_cov(twist_cov, estimate.dt_s, *self._acceleration_stds)
         epistemic = messages.twist(moving.mean, moving.epistemic_cov, stamp_ns, frames)
         outgoing = [
+            (self._odometry, messages.odometry(estimate, moving, frames)),
             (self._relative, messages.relative_pose(estimate, moving, frames)),
             (self._twist, messages.twist(moving.mean, twist_cov, stamp_ns, frames)),
             (self._epistemic, epistemic),
-            (self._odometry, messages.odometry(estimate, moving, frames)),
         ]
         for publisher, message in outgoing:
             publisher.publish(message)
