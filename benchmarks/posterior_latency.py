@@ -99,7 +99,8 @@ def measure(model: nn.Module, x: Any, structure: str, device: torch.device) -> d
     )
     times |= milliseconds(
         {
-            "hundred_swaps_ms": lambda: swapped(posterior, one),
+            "thirty_samples_ms": lambda: swapped(posterior, one, 30),
+            "hundred_swaps_ms": lambda: swapped(posterior, one, 100),
             "hundred_samples_ms": lambda: posterior.predict_samples(one, 100),
         },
         device,
@@ -114,12 +115,11 @@ def forward(posterior: Posterior, x: Any) -> Any:
         return posterior.model(x)
 
 
-def swapped(posterior: Posterior, x: Any) -> list[Tensor]:
-    """Return the outputs of a hundred sampled networks, one after the other."""
+def swapped(posterior: Posterior, x: Any, n: int) -> list[Tensor]:
+    """Return the outputs of n sampled networks, one after the other."""
     with torch.inference_mode():
         return [
-            torch.func.functional_call(posterior.model, draw, (x,))
-            for draw in posterior.sample(100)
+            torch.func.functional_call(posterior.model, draw, (x,)) for draw in posterior.sample(n)
         ]
 
 

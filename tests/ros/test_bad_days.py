@@ -242,7 +242,13 @@ def loops_of_a_bag(client: Client) -> None:
         clock.publish(Clock(clock=time_of(stamp_ns)))
         return imu_message(stamp_ns)
 
+    def same_number() -> bool:
+        out = client.recorder.arrays()
+        topics = ("relative_pose_stamp_ns", "odometry_stamp_ns")
+        return len({len(out.get(name, [])) for name in topics}) == 1
+
     for loop in range(3):
+        wait_until(same_number, 5.0)  # odometry comes first, relative_pose right after it
         before = client.recorder.arrays()
         seen = len(odometry_ns(client))
         seen_relative = len(before.get("relative_pose_stamp_ns", []))
