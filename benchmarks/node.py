@@ -242,6 +242,20 @@ def stand_in_artifact(folder: Path) -> Path:
     return path
 
 
+def circumstances(trained: bool, cores: int, seconds: float) -> dict[str, Any]:
+    """Return what a figure depends on beside the code: when, where, with what, for how long."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        },
+        "artifact": "packaged or given" if trained else "untrained, default size",
+        "cores_of_the_node": cores,
+        "seconds": seconds,
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -260,14 +274,7 @@ def main() -> int:
         artifact = artifact if trained else stand_in_artifact(Path(folder))
         figures = measure(arguments.seconds, artifact, arguments.cores, arguments.transport)
     report = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-        },
-        "artifact": "packaged or given" if trained else "untrained, default size",
-        "cores_of_the_node": len(arguments.cores),
-        "seconds": arguments.seconds,
+        **circumstances(trained, len(arguments.cores), arguments.seconds),
         "image": f"{WIDTH}x{HEIGHT} mono8, {arguments.transport}, {CAMERA_HZ} Hz",
         "imu_hz": IMU_HZ,
         "latency": "image stamp to arrival of odometry in another process; time offset 0",

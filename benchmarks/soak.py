@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import tempfile
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -30,6 +28,7 @@ from node import (
     ROOT,
     Sensors,
     camera_info_message,
+    circumstances,
     cpu_s,
     memory_mib,
     spin,
@@ -218,14 +217,7 @@ def main() -> int:
         figures = run(rig, artifact, arguments.cores, arguments.seconds)
     rig.close()
     report = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-        },
-        "artifact": "packaged or given" if trained else "untrained, default size",
-        "cores_of_the_node": len(arguments.cores),
-        "seconds": arguments.seconds,
+        **circumstances(trained, len(arguments.cores), arguments.seconds),
         "input": f"640x480 mono8, raw, {CAMERA_HZ} Hz; IMU {IMU_HZ} Hz",
         "start_to_first_odometry_s": [round(s, 2) for s in starts_s],
         "target_start_s": TARGET_START_S,
