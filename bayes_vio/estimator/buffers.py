@@ -14,11 +14,15 @@ _PERIOD_SAMPLES = 50
 
 @dataclass
 class WaitingImage:
-    """An image [height, width] uint8 waiting since ``since_ns`` (caller's clock; None: unseen)."""
+    """An image [height, width] uint8 waiting since ``since_ns`` (caller's clock; None: unseen).
+
+    view [80, 256]: the image as the virtual camera sees it, once it has been projected.
+    """
 
     stamp_ns: int
     gray: NDArray[np.uint8]
     since_ns: int | None = None
+    view: NDArray[np.uint8] | None = None
 
 
 class ImuBuffer:

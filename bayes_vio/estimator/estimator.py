@@ -210,6 +210,8 @@ class Estimator:
         image = self._newest_ready_image(now_ns)
         start_ns = self._clock.odometry_stamp_ns
         if image is None:
+            if start_ns is not None and self._waiting:
+                self._builder.look_ahead(start_ns, self._waiting[-1])
             return self._without_image(start_ns, now_ns)
         if start_ns is None:
             self._builder.start(image)

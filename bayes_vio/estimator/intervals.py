@@ -44,6 +44,15 @@ class Interval:
         return (self.stamp_ns - self.earlier_stamp_ns) / NS_PER_S
 
 
+@dataclass(frozen=True)
+class _Flow:
+    """The flow [2, 40, 128] that was measured last, and between which views [80, 256]."""
+
+    earlier_view: NDArray[np.uint8]
+    view: NDArray[np.uint8]
+    flow: NDArray[np.floating]
+
+
 class IntervalBuilder:
     """Remember the last view, and compare the next one with it; each image is projected once.
 
@@ -68,6 +77,7 @@ class IntervalBuilder:
     def reset(self) -> None:
         """Forget the last view and the usual interval."""
         self._last: Frame | None = None
+        self._measured: _Flow | None = None
         self._lengths_s: deque[float] = deque(maxlen=_INTERVALS_KEPT)
 
     def start(self, image: WaitingImage) -> None:
@@ -78,6 +88,12 @@ class IntervalBuilder:
         """Return the last view [80, 256] if it is of that moment and shows it."""
         last = self._last
         return last.view if last and last.stamp_ns == stamp_ns and last.fault is None else None
+
+    def look_ahead(self, start_ns: int, image: WaitingImage) -> None:
+        """Project an image and measure its flow while its IMU samples are still on their way."""
+        view, earlier_view = self._view_of(image), self.sound_view_at(start_ns)
+        if earlier_view is not None:
+            self._flow_between(earlier_view, view)
 
     def to_image(self, start_ns: int, image: WaitingImage, samples: ImuBuffer) -> Interval:
         """Return the interval from ``start_ns`` to an image, and remember its view."""
@@ -90,7 +106,7 @@ class IntervalBuilder:
         self._last = frame
         view = flow = None
         if frame.fault is None and earlier_view is not None:
-            view, flow = frame.view, self._flow(earlier_view, frame.view)
+            view, flow = frame.view, self._flow_between(earlier_view, frame.view)
         return Interval(start_ns, image.stamp_ns, view, flow, imu, imu_valid, tuple(causes))
 
     def without_image(self, start_ns: int, end_ns: int, samples: ImuBuffer) -> Interval:
@@ -100,12 +116,26 @@ class IntervalBuilder:
         return Interval(start_ns, end_ns, None, None, imu, imu_valid, causes)
 
     def _look_at(self, image: WaitingImage, moving: bool) -> Frame:
-        view = self._projector.project(image.gray)
+        view = self._view_of(image)
         fault = view_fault(view, self._usable_images)
         last = self._last
         if fault is None and last and is_frozen(last.view, view, moving, self._settings):
             fault = Cause.IMAGE_FROZEN
         return Frame(image.stamp_ns, view, fault)
+
+    def _view_of(self, image: WaitingImage) -> NDArray[np.uint8]:
+        if image.view is None:
+            image.view = self._projector.project(image.gray)
+        return image.view
+
+    def _flow_between(
+        self, earlier_view: NDArray[np.uint8], view: NDArray[np.uint8]
+    ) -> NDArray[np.floating]:
+        known = self._measured
+        if known is None or known.earlier_view is not earlier_view or known.view is not view:
+            flow = self._flow(earlier_view, view)
+            self._measured = known = _Flow(earlier_view, view, flow)
+        return known.flow
 
     def _imu_window(
         self, samples: ImuBuffer, start_ns: int, end_ns: int
