@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
 
 from bayes_vio import __version__
 from bayes_vio.artifact_checks import build_model, check_prediction, check_values, model_settings
@@ -39,6 +40,8 @@ from bayes_vio.models.motion import MotionModel
 from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior import GaussianPrediction, Posterior
 from bayes_vio.posterior import storage as posterior_storage
+from bayes_vio.posterior.predictive import Prediction
+from bayes_vio.posterior.sketch import FeatureSketch
 from bayes_vio.sealed import FormatError, check_seal, parse, sealed
 from bayes_vio.whole_files import partial_folder, read_bounded, write_whole
 
@@ -88,15 +91,17 @@ class MotionArtifact:
 
         In float64, on the model's device, in m and rad about Log(T_earlier_later) of base_link.
         """
-        p = self.posterior.predict(x)
-        if not isinstance(p, GaussianPrediction):
-            raise TypeError("a motion artifact's posterior is Gaussian; this one is of classes")
-        return replace(
-            p,
-            mean=p.mean.double(),
-            epistemic_cov=p.epistemic_cov.double(),
-            noise_cov=p.noise_cov.double(),
-        )
+        return _in_float64(self.posterior.predict(x))
+
+    def predict_features(
+        self, x: MotionInput, sketch: FeatureSketch
+    ) -> tuple[GaussianPrediction, Tensor]:
+        """Return ``predict(x)`` and features [batch, 6, sketch.size] of the epistemic error.
+
+        They tell what errors of different increments have in common: see ``posterior.sketch``.
+        """
+        p, features = self.posterior.predict_features(x, sketch)
+        return _in_float64(p), features
 
     def save(self, path: Path) -> None:
         """Write the folder whole or not at all; replaces an artifact that is already there.
@@ -169,6 +174,17 @@ class MotionArtifact:
         except _UNFIT as error:
             raise ArtifactError(f"artifact {path} does not fit this version: {error}") from error
         return artifact
+
+
+def _in_float64(p: Prediction) -> GaussianPrediction:
+    if not isinstance(p, GaussianPrediction):
+        raise TypeError("a motion artifact's posterior is Gaussian; this one is of classes")
+    return replace(
+        p,
+        mean=p.mean.double(),
+        epistemic_cov=p.epistemic_cov.double(),
+        noise_cov=p.noise_cov.double(),
+    )
 
 
 # What reading a description that is whole but of other content can raise.

@@ -15,6 +15,7 @@ from bayes_vio.data.image_quality import ImageStatistics
 from bayes_vio.data.samples import CameraModel, Extrinsics, MotionInput
 from bayes_vio.estimator import Estimator, MotionEstimate
 from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
+from bayes_vio.posterior.sketch import FeatureSketch
 
 START_NS = 1_700_000_000 * NS_PER_S
 SPEED_M_S = 8.0
@@ -66,6 +67,14 @@ class KnownArtifact:
         return self.corrupt(
             Prediction(mean, (0.2 * std).square().diag()[None], std.square().diag()[None])
         )
+
+    def predict_features(
+        self,
+        x: MotionInput,
+        sketch: FeatureSketch,
+    ) -> tuple[Prediction, None]:
+        """Return the prediction: of its epistemic error no more is known than its covariance."""
+        return self.predict(x), None
 
 
 @dataclass

@@ -287,6 +287,7 @@ class Estimator:
             cause=", ".join(cause.value for cause in causes),
             T_odom_base=self._odometry.T_odom_base,
             odom_cov=self._odometry.cov,
+            features=increment.features,
         )
 
     def _accumulate(self, increment: Increment, dt_s: float) -> tuple[Cause, ...]:
@@ -294,7 +295,7 @@ class Estimator:
         T_earlier_later = increment.T_earlier_later
         noise_cov, epistemic_cov = increment.noise_cov, increment.epistemic_cov
         try:
-            self._odometry.add(T_earlier_later, noise_cov, epistemic_cov, dt_s)
+            self._odometry.add(T_earlier_later, noise_cov, epistemic_cov, dt_s, increment.features)
         except CovarianceError:
             unknown = np.diag(self._settings.std_bound**2)
             self._odometry.set_pose(self._odometry.T_odom_base @ T_earlier_later, unknown)

@@ -16,6 +16,7 @@ from bayes_vio.estimator.intervals import Interval
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 from bayes_vio.filters.covariance import CovarianceError, bounded, check_spd
 from bayes_vio.geometry import se3
+from bayes_vio.posterior.sketch import FeatureSketch
 
 if TYPE_CHECKING:
     from bayes_vio.artifact import MotionArtifact
@@ -26,22 +27,28 @@ _ROUNDING = 1e-6  # of intervals, which are whole nanoseconds
 
 @dataclass(frozen=True)
 class Increment:
-    """T_earlier_later [4, 4], both parts of its right covariance [6, 6], whether it is a guess."""
+    """T_earlier_later [4, 4], both parts of its right covariance [6, 6], whether it is a guess.
+
+    ``features`` [6, size]: of the epistemic error; None for a guess, which no weights made.
+    """
 
     T_earlier_later: Array
     epistemic_cov: Array
     noise_cov: Array
     lost: bool
     causes: tuple[Cause, ...]
+    features: Array | None = None
 
 
 @dataclass(frozen=True)
 class _Prediction:
-    """The model's answer in Log coordinates: mean [6], epistemic_cov and noise_cov [6, 6]."""
+    """The model's answer in Log coordinates: mean [6], epistemic_cov and noise_cov [6, 6], and
+    features [6, size] of the epistemic error where the model gives them."""
 
     mean: Array
     epistemic_cov: Array
     noise_cov: Array
+    features: Array | None
 
 
 class IncrementPredictor:
@@ -68,6 +75,7 @@ class IncrementPredictor:
         self._view_valid = view_valid
         self._device = next(artifact.model.parameters()).device
         self._std_bound = settings.std_bound
+        self._sketch = FeatureSketch()
         self.reset()
 
     def reset(self) -> None:
@@ -111,7 +119,9 @@ class IncrementPredictor:
             interval.imu_valid,
             interval.dt_s,
         )
-        p = self._artifact.predict(x.map(lambda t: t.to(self._device)))
+        p, features = self._artifact.predict_features(
+            x.map(lambda t: t.to(self._device)), self._sketch
+        )
         mean, epistemic_cov, noise_cov = (
             t[0].detach().cpu().double().numpy() for t in (p.mean, p.epistemic_cov, p.noise_cov)
         )
@@ -122,6 +132,7 @@ class IncrementPredictor:
             mean,
             check_spd(epistemic_cov + floor, "the model's epistemic covariance"),
             check_spd(noise_cov, "the model's noise covariance"),
+            None if features is None else features[0].cpu().numpy(),
         )
 
     def _measured(
@@ -141,6 +152,7 @@ class IncrementPredictor:
             bounded(right[1], self._std_bound),
             False,
             causes,
+            None if p.features is None else se3.right_jacobian(xi).numpy() @ p.features,
         )
 
     def _unseen_inflation(self, interval: Interval) -> float:

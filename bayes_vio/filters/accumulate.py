@@ -4,10 +4,12 @@ Errors of successive increments are not independent. All frames share one set of
 epistemic error stays alike for as long as the scene does; and part of the noise lasts, too: a
 road's slope, a scene's texture. With right perturbations, increment k has the error
 
-    T_true = T_k exp(n_k + sum_j C_jk z_jk),    n_k ~ N(0, white_cov),
+    T_true = T_k exp(n_k + Phi_k w + sum_j C_jk z_jk),    n_k ~ N(0, white_cov),
 
-with C_j the symmetric root of the covariance of one lasting part (j = epistemic, lasting noise),
-and z_j stationary first-order Gauss-Markov processes:
+with features Phi_k of the epistemic error, where they are known, and w the one error of all
+weights (``transported``). C_j is the symmetric root of the covariance of another lasting part (j =
+lasting noise, and the epistemic error of increments without features), and z_j are stationary
+first-order Gauss-Markov processes:
 
     z_jk = R_j z_j(k-1) + (1 - R_j^2)^(1/2) w_k,    R_j = diag exp(-dt / tau_j),
     z, w ~ N(0, 1),                                                                          (E-A1)
@@ -16,16 +18,17 @@ with one tau for the epistemic part and one per axis for the lasting noise.
 
 The error d of the odometry then follows, to second order (Barfoot and Furgale 2014, eq. 54),
 
-    d_k = A d_(k-1) + n_k + sum_j C_jk z_jk,    A = Ad(T_k^-1),
+    d_k = A d_(k-1) + n_k + Phi_k w + sum_j C_jk z_jk,    A = Ad(T_k^-1),
 
-a linear recursion in the joint state (d, z). z keeps unit covariance, so only P = Cov(d, d) and
-X_j = Cov(d, z_j) are carried:
+a linear recursion in the joint state (d, w, z). w and z keep unit covariance, so only P =
+Cov(d, d), X_j = Cov(d, z_j) and S = Cov(d, w) are carried:
 
     P_k = A P A^T + white_cov + sum_j [C_j C_j^T + A X_j R_j C_j^T + C_j R_j X_j^T A^T],
-    X_jk = A X_j R_j + C_j.                                                                  (E-A2)
+    X_jk = A X_j R_j + C_j,                                                                  (E-A2)
 
-tau = 0 gives independent errors, tau = infinity the coherent sum S_k = A S_(k-1) + C_k with
-covariance S S^T.
+and S as X with R = 1, C = Phi (E-A3). tau = 0 gives independent errors, tau = infinity the
+coherent sum S_k = A S_(k-1) + C_k with covariance S S^T, whose axes are the same in every frame:
+features know better.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from bayes_vio.filters.covariance import (
     check_spd,
     symmetric_sqrt,
 )
+from bayes_vio.filters.transported import TransportedSum, matched
 from bayes_vio.geometry import se3
 from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
 
@@ -49,9 +53,9 @@ Array = NDArray[np.float64]
 class Odometry:
     """The pose T_odom_base [4, 4] and the covariance [6, 6] of its right perturbation.
 
-    correlation_s: tau of the epistemic error (s), zero and infinity allowed; cov: that of the
-    first pose (m, rad); std_bound [6]: the largest standard deviations ever reported;
-    noise_correlation: how much of the noise lasts.
+    correlation_s: tau of the epistemic error of increments without features (s), zero and infinity
+    allowed; cov: that of the first pose (m, rad); std_bound [6]: the largest standard deviations
+    ever reported; noise_correlation: how much of the noise lasts.
     """
 
     def __init__(
@@ -97,33 +101,53 @@ class Odometry:
         self._T_odom_base = check_pose(T_odom_base)
         self._cov = cov
         self._cross_cov = [np.zeros((6, 6)) for _ in self._tau_s]
+        self._sum = TransportedSum.empty()
 
-    def add(self, T_earlier_later: Array, noise_cov: Array, epistemic_cov: Array, dt_s: float):
+    def add(
+        self,
+        T_earlier_later: Array,
+        noise_cov: Array,
+        epistemic_cov: Array,
+        dt_s: float,
+        features: Array | None = None,
+    ) -> None:
         """Append an increment [4, 4] with the two parts of its covariance [6, 6] (E-A2).
 
-        Raises CovarianceError, leaving the odometry as it was, if the sum is not a covariance.
+        features [6, size] of the epistemic error (right perturbation, m and rad) tell what it has
+        in common with that of other increments; they are matched to epistemic_cov. Without them it
+        is a process of correlation_s. Raises CovarianceError, leaving the odometry as it was, if
+        the sum is not a covariance.
         """
         if not (np.isfinite(noise_cov).all() and np.isfinite(epistemic_cov).all()):
             raise CovarianceError("the covariance of the increment is not finite")
         A = se3.adjoint(se3.inverse(torch.from_numpy(T_earlier_later))).numpy()
         white_cov, lasting_cov = self._noise_correlation.split(noise_cov)
-        cov = A @ self._cov @ A.T + white_cov
+        cov, shared = A @ self._cov @ A.T + white_cov, self._sum.moved(A)
+        if features is not None:
+            Phi = matched(features, epistemic_cov)
+            cov = cov + epistemic_cov + _twice(shared.cross_cov(Phi))
+            shared, epistemic_cov = shared.plus(Phi), np.zeros((6, 6))
         cross_cov = []
         for tau_s, X, part_cov in zip(
             self._tau_s, self._cross_cov, (epistemic_cov, lasting_cov), strict=True
         ):
             C, moved = symmetric_sqrt(part_cov), A @ X * _correlation(dt_s, tau_s)
-            coherent = moved @ C.T
-            cov = cov + part_cov + coherent + coherent.T
+            cov = cov + part_cov + _twice(moved @ C.T)
             cross_cov.append(moved + C)
-        self._keep(check_spd(cov, "the covariance of the odometry"), cross_cov)
+        self._keep(check_spd(cov, "the covariance of the odometry"), cross_cov, shared)
         self._T_odom_base = _orthonormal(self._T_odom_base @ T_earlier_later)
 
-    def _keep(self, cov: Array, cross_cov: list[Array]) -> None:
+    def _keep(self, cov: Array, cross_cov: list[Array], shared: TransportedSum) -> None:
         scale = bound_scale(cov, self._std_bound)
         self.at_bound = bool((scale < 1).any())
         self._cov = cov * np.outer(scale, scale)
         self._cross_cov = [scale[:, None] * X for X in cross_cov]
+        self._sum = shared.moved(np.diag(scale))
+
+
+def _twice(cross_cov: Array) -> Array:
+    """Return what Cov(a, b) [6, 6] adds to the covariance of a + b."""
+    return cross_cov + cross_cov.T
 
 
 def _correlation(dt_s: float, tau_s: Array) -> Array:

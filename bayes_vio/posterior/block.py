@@ -8,7 +8,7 @@ products with Jacobians: those run in the network's dtype.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
 import torch
@@ -16,13 +16,29 @@ from torch import Tensor
 
 from bayes_vio.posterior.linearisation import LayerTerms
 
+# Which rows of W a part of a Jacobian belongs to.
+Rows = slice | Tensor
+
 
 class PrecisionBlock(ABC):
     """The information matrix P of one layer's weights W [d_out, d_in], vec row-major."""
 
+    @property
     @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Return (d_out, d_in)."""
+
+    @abstractmethod
+    def whitened(self, terms: LayerTerms) -> Iterator[tuple[Rows, Tensor]]:
+        """Yield rows of Phi = J P^-1/2, [batch, outputs, rows, d_in], so that they stay in cache.
+
+        P^-1/2 is any square root, the same in every call. Rows never yielded are zero.
+        """
+
     def covariance(self, terms: LayerTerms) -> Tensor:
-        """Return J P^-1 J^T [batch, outputs, outputs]."""
+        """Return J P^-1 J^T [batch, outputs, outputs]: a square, so never below zero."""
+        parts = [Phi.flatten(2) @ Phi.flatten(2).mT for _, Phi in self.whitened(terms)]
+        return torch.stack(parts).sum(0).double()
 
     @abstractmethod
     def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:

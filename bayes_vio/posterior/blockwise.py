@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock
 from bayes_vio.posterior.linearisation import LayerTerms, Linearisation
-from bayes_vio.posterior.network import NetworkCurvature, NetworkPrecision
+from bayes_vio.posterior.network import NetworkCurvature, NetworkPrecision, WhitenedPart
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,13 @@ class BlockwisePrecision(NetworkPrecision):
         if terms.is_rank_one:
             return block.rank_one_covariance(*terms.rank_one())
         return block.covariance(terms)
+
+    def whitened(self, at: Linearisation) -> Iterator[WhitenedPart]:
+        """Yield Phi = J P^-1/2, the rows of one layer after the other."""
+        for name, terms in at.layers.items():
+            block = self.blocks[name]
+            for rows, values in block.whitened(terms):
+                yield WhitenedPart(name, block.shape, rows, values)
 
     def sample(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map standard normal noise [..., d_out, d_in] per layer to draws from N(0, P^-1)."""

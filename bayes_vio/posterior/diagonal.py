@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock, working_dtype
+from bayes_vio.posterior.block import CurvatureBlock, PrecisionBlock, Rows, working_dtype
 from bayes_vio.posterior.linearisation import LayerTerms
 
 
@@ -32,16 +33,19 @@ class DiagonalPrecision(PrecisionBlock):
         return self.diagonal.rsqrt()
 
     @cached_property
-    def _inverse(self) -> Tensor:
-        return self.inverse.to(self.dtype)
+    def _working_std(self) -> Tensor:
+        return self._std.to(self.dtype)
 
-    def covariance(self, terms: LayerTerms) -> Tensor:
-        """Return J P^-1 J^T [batch, outputs, outputs]."""
-        parts = [
-            (J * self._inverse[rows]).flatten(2) @ J.flatten(2).mT
-            for rows, J in terms.jacobian_blocks(self.dtype)
-        ]
-        return torch.stack(parts).sum(0).double()
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (d_out, d_in)."""
+        d_out, d_in = self.diagonal.shape
+        return d_out, d_in
+
+    def whitened(self, terms: LayerTerms) -> Iterator[tuple[Rows, Tensor]]:
+        """Yield rows of J P^-1/2 [batch, outputs, rows, d_in]."""
+        for rows, J in terms.jacobian_blocks(self.dtype):
+            yield rows, J * self._working_std[rows]
 
     def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:
         """Return sum_oi g_c[o] g_c'[o] a[i]^2 / P[o, i] [batch, outputs, outputs] (E9)."""

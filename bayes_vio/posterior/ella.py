@@ -6,7 +6,7 @@ learning", sections 3 and 4. Everything beyond those directions is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ from bayes_vio.posterior.functional import (
     plain_operations,
     stacked,
 )
-from bayes_vio.posterior.network import NetworkCurvature, NetworkPrecision
+from bayes_vio.posterior.network import NetworkCurvature, NetworkPrecision, WhitenedPart
 
 # Numbers that the activations of all tangents may hold at once.
 _TANGENT_NUMBERS = 2**26
@@ -55,11 +55,19 @@ class EllaPrecision(NetworkPrecision):
 
     def covariance(self, at: TangentFeatures) -> Tensor:
         """Return J V P^-1 V^T J^T [batch, outputs, outputs]."""
+        white = self._white(at)
+        return white @ white.mT
+
+    def whitened(self, at: TangentFeatures) -> Iterator[WhitenedPart]:
+        """Yield J V L^-T [batch, outputs, 1, K] at once, P = L L^T."""
+        white = self._white(at)
+        yield WhitenedPart("", (1, white.shape[2]), slice(0, 1), white[:, :, None])
+
+    def _white(self, at: TangentFeatures) -> Tensor:
         features = at.features.double()
         flat = features.flatten(0, 1).mT
         white = torch.linalg.solve_triangular(self.cholesky, flat, upper=False).mT
-        white = white.unflatten(0, features.shape[:2])
-        return white @ white.mT
+        return white.unflatten(0, features.shape[:2])
 
     def layer_covariances(self, at: Any) -> dict[str, Tensor]:  # noqa: ARG002
         """Raise ValueError: a direction runs through all layers at once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayes_vio.posterior.linearisation import LayerTerms, Linearisation
-from bayes_vio.posterior.network import NetworkCurvature, NetworkPrecision
+from bayes_vio.posterior.network import NetworkCurvature, NetworkPrecision, WhitenedPart
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,13 @@ class FullPrecision(NetworkPrecision):
     def sizes(self) -> dict[str, int]:
         """Return how many rows of P every layer has."""
         return {name: d_out * d_in for name, (d_out, d_in) in self.shapes.items()}
+
+    def whitened(self, at: Linearisation) -> Iterator[WhitenedPart]:
+        """Yield Phi = J L^-T [batch, outputs, 1, p] at once, P = L L^T."""
+        J = torch.cat([self._jacobian(n, at.layers[n]).double() for n in self.shapes], 2)
+        solved = torch.linalg.solve_triangular(self.cholesky, J.flatten(0, 1).mT, upper=False)
+        values = solved.mT.reshape(*J.shape[:2], 1, J.shape[2])
+        yield WhitenedPart("", (1, J.shape[2]), slice(0, 1), values)
 
     def layer_covariances(self, at: Linearisation) -> dict[str, Tensor]:
         """Return J_l (P^-1 J^T)_l [batch, outputs, outputs] of every layer l.

@@ -10,6 +10,7 @@ information form", sections 3.2 and 3.3. The sampler is the exact one (E12).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from bayes_vio.posterior.block import (
     CurvatureBlock,
     PrecisionBlock,
+    Rows,
     kronecker_product,
     working_dtype,
 )
@@ -44,10 +46,16 @@ class InformationPrecision(PrecisionBlock):
         """Return 1 / D [d_out, d_in]."""
         return self.D.reciprocal()
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (d_out, d_in)."""
+        d_out, d_in = self.D.shape
+        return d_out, d_in
+
     @cached_property
-    def _working(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return D^-1, U_g and U_a^T, each contiguous and in ``dtype``."""
-        factors = (self.D_inverse, self.U_g, self.U_a.mT)
+    def _working(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return D^-1, D^-1/2, U_g and U_a^T, each contiguous and in ``dtype``."""
+        factors = (self.D_inverse, self.D.rsqrt(), self.U_g, self.U_a.mT)
         return tuple(t.to(self.dtype).contiguous() for t in factors)  # pyright: ignore
 
     @cached_property
@@ -72,13 +80,13 @@ class InformationPrecision(PrecisionBlock):
         scale = torch.diag(self.scale)
         return torch.linalg.solve_triangular(self.cholesky, scale, upper=False).mT.contiguous()
 
-    def covariance(self, terms: LayerTerms) -> Tensor:
-        """Return J P^-1 J^T = R D^-1 R^T [batch, outputs, outputs], R = J + J D^-1 U K U^T (E11).
+    def whitened(self, terms: LayerTerms) -> Iterator[tuple[Rows, Tensor]]:
+        """Yield rows of (J + J D^-1 U K U^T) D^-1/2 [batch, outputs, rows, d_in] (E11).
 
-        A square, so that it stays positive in float32 where nearly all of J D^-1 J^T is explained.
+        Its square is J P^-1 J^T, also in float32 where nearly all of J D^-1 J^T is explained.
         """
-        D_inverse, _, U_a_rows = self._working
-        blocks, inner, covs = list(terms.jacobian_blocks(self.dtype)), [], []
+        D_inverse, std, _, U_a_rows = self._working
+        blocks, inner = list(terms.jacobian_blocks(self.dtype)), []
         for rows, J in blocks:
             # A short fat product from the left: twice as fast as one with r_a columns.
             product = U_a_rows @ (J * D_inverse[rows]).flatten(0, 2).mT
@@ -86,12 +94,11 @@ class InformationPrecision(PrecisionBlock):
         back = self._back(torch.cat(inner, 3))
         for rows, J in blocks:
             R = J.flatten(0, 2).addmm_(back[:, :, rows].flatten(0, 2), U_a_rows).view_as(J)
-            covs.append((R * D_inverse[rows]).flatten(2) @ R.flatten(2).mT)
-        return torch.stack(covs).sum(0).double()
+            yield rows, R.mul_(std[rows])
 
     def _back(self, projected: Tensor) -> Tensor:
         """Return U_g K U_g^T J D^-1 U_a [batch, outputs, d_out, r_a] from [r_a, ..., d_out]."""
-        U_g = self._working[1]
+        U_g = self._working[2]
         inner = (projected @ U_g).permute(1, 2, 3, 0)  # [batch, outputs, r_g, r_a]
         weighed = inner.flatten(2).double() @ self._kernel
         return U_g @ weighed.to(self.dtype).unflatten(2, inner.shape[2:])

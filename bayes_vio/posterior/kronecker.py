@@ -8,6 +8,7 @@ Sources: Ritter et al. (2018), section 3, for KFAC; George et al. (2018) for the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from bayes_vio.posterior.block import (
     CurvatureBlock,
     PrecisionBlock,
+    Rows,
     kronecker_product,
     working_dtype,
 )
@@ -36,9 +38,14 @@ class RotatedPrecision(PrecisionBlock):
     def _rotation(self) -> tuple[Tensor, Tensor]:
         return self.Q_g.to(self.rotated.dtype), self.Q_a.to(self.rotated.dtype)
 
-    def covariance(self, terms: LayerTerms) -> Tensor:
-        """Return J P^-1 J^T [batch, outputs, outputs]: rotate the factors of J, not J."""
-        return self.rotated.covariance(terms.rotated(*self._rotation))
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (d_out, d_in)."""
+        return self.rotated.shape
+
+    def whitened(self, terms: LayerTerms) -> Iterator[tuple[Rows, Tensor]]:
+        """Yield rows of J P^-1/2 in the eigenbasis: rotate the factors of J, not J."""
+        yield from self.rotated.whitened(terms.rotated(*self._rotation))
 
     def rank_one_covariance(self, g: Tensor, a: Tensor) -> Tensor:
         """Return the same for J_c = g_c a^T: the outer product is rotated by its factors."""

@@ -26,6 +26,7 @@ from bayes_vio.posterior.predictive import (
 )
 from bayes_vio.posterior.report import PosteriorReport
 from bayes_vio.posterior.samples import draw_weights, sampled_outputs
+from bayes_vio.posterior.sketch import FeatureSketch
 
 # Numbers that one layer's Jacobian may hold at once; larger batches are predicted in parts.
 CHUNK_NUMBERS = 2**24
@@ -82,9 +83,29 @@ class Posterior:
         parts = [self.prediction(at, link) for at, _ in self.linearisations(x)]
         return parts[0] if len(parts) == 1 else join(parts)
 
+    def predict_features(
+        self, x: Any, sketch: FeatureSketch, link: LinkSettings | None = None
+    ) -> tuple[Prediction, Tensor]:
+        """Return ``predict(x)`` and features Z [batch, outputs, sketch.size] in float64.
+
+        Z_i Z_j^T estimates the covariance J_i P^-1 J_j^T of the epistemic errors of two inputs,
+        also of different calls (E22).
+        """
+        predictions, features = [], []
+        for at, _ in self.linearisations(x):
+            with torch.inference_mode(False), torch.no_grad():
+                cov, part = sketch.project(self.precision, at)
+            predictions.append(self._prediction(at, (cov + cov.mT) / 2, link))
+            features.append(part)
+        if len(predictions) == 1:
+            return predictions[0], features[0]
+        return join(predictions), torch.cat(features)
+
     def prediction(self, at: Linearisation, link: LinkSettings | None = None) -> Prediction:
         """Return the predictive distribution where the network was linearised."""
-        cov = self._covariance(at)
+        return self._prediction(at, self._covariance(at), link)
+
+    def _prediction(self, at: Linearisation, cov: Tensor, link: LinkSettings | None) -> Prediction:
         if isinstance(self.likelihood, Gaussian):
             cholesky = self.likelihood.noise_cholesky(at.mean, at.noise_cholesky)
             return GaussianPrediction(at.mean, cov, cholesky @ cholesky.mT)

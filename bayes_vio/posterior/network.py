@@ -7,18 +7,41 @@ information matrix ``P = n_data * curvature + prior_precision`` (E6) of the weig
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayes_vio.curvature.recorder import Recorder
+from bayes_vio.posterior.block import Rows
 from bayes_vio.posterior.linearisation import Linearisation, linearise
+
+
+@dataclass(frozen=True)
+class WhitenedPart:
+    """Rows of one group of columns of Phi = J P^-1/2: values [batch, outputs, rows, columns].
+
+    ``group`` names it (a layer, where layers are independent), ``shape`` is that of all its rows.
+    """
+
+    group: str
+    shape: tuple[int, int]
+    rows: Rows
+    values: Tensor
 
 
 class NetworkPrecision(ABC):
     """The information matrix P of the covered weights of all layers."""
+
+    @abstractmethod
+    def whitened(self, at: Any) -> Iterator[WhitenedPart]:
+        """Yield Phi = J P^-1/2 part by part: Phi Phi^T = J P^-1 J^T.
+
+        P^-1/2 is any square root, the same in every call, so that Phi of several inputs may be
+        added. Rows never yielded are zero.
+        """
 
     def covariance(self, at: Any) -> Tensor:
         """Return J P^-1 J^T [batch, outputs, outputs] where the network was linearised."""

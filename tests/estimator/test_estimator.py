@@ -280,3 +280,44 @@ def test_reset_starts_anew_and_keeps_the_counters():
 def test_settings_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         EstimatorSettings(**wrong)
+
+
+class WithFeatures(KnownArtifact):
+    """The weights err alike in every frame, or in each frame anew."""
+
+    alike = True
+
+    def predict_features(self, x, sketch):
+        p = self.predict(x)
+        features = torch.zeros(1, 6, 6 * 200, dtype=torch.float64)
+        k = 0 if self.alike else 6 * len(self.asked)
+        features[0, :, k : k + 6] = torch.linalg.cholesky(p.epistemic_cov[0])
+        return p, features
+
+
+@pytest.mark.parametrize("tau_s", [0.0, 1000.0])
+def test_odometry_takes_what_errors_share_from_features_not_from_a_time(tau_s):
+    alike, anew = (WithFeatures(epistemic_correlation_s=tau_s) for _ in range(2))
+    anew.alike = False
+    coherent, white = (Drive().run(Estimator(a), 10.0) for a in (alike, anew))
+    timeless = KnownArtifact(epistemic_correlation_s=0.0)
+    compounded = Drive().run(Estimator(timeless), 10.0)[-1]
+    np.testing.assert_allclose(white[-1].odom_cov, compounded.odom_cov, rtol=1e-5, atol=1e-12)
+    assert coherent[-1].odom_cov[5, 5] > 2 * white[-1].odom_cov[5, 5]
+    first = coherent[0]
+    np.testing.assert_allclose(first.odom_cov, white[0].odom_cov, rtol=1e-6, atol=1e-14)
+    found = first.features @ first.features.T
+    np.testing.assert_allclose(found, first.epistemic_cov, rtol=1e-4, atol=1e-11)
+
+
+def test_a_guess_has_no_features_and_a_reset_forgets_the_sum():
+    artifact = WithFeatures()
+    estimator = Estimator(artifact)
+    before = Drive().run(estimator, 3.0)[-1]
+    assert before.features is not None
+    guess = estimator.estimate(START_NS + 30 * NS_PER_S)
+    assert guess.state is TrackingState.LOST
+    assert guess.features is None
+    estimator.reset()
+    again = Drive().run(estimator, 3.0)[-1]
+    np.testing.assert_array_equal(again.odom_cov, before.odom_cov)
