@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import glob
+import logging
 import os
 import shutil
 import stat
@@ -17,6 +18,7 @@ try:
 except ImportError:  # pragma: no cover (Windows has no advisory locks of this kind)
     fcntl = None
 
+_LOG = logging.getLogger(__name__)
 _PARTIAL = "partial-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -69,25 +71,42 @@ def partial_folder(path: Path) -> Iterator[Path]:
 
     What stood at ``path`` stays until then. Folders that killed processes left are removed.
     """
+    with folder_aside(path) as partial:
+        yield partial
+        partial.chmod(0o755)
+        _swap_in(partial, path)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``, removed with all that is in it when the block ends.
+
+    Folders that killed processes left there are removed first, and a warning is logged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
+    if remove_leftovers(path):
+        _LOG.warning("removed what a run that was killed had written of %s", path)
     prefix = f".{path.name}.{_PARTIAL}"
     partial = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
     try:
         with _lock(partial):
             yield partial
-            partial.chmod(0o755)
-            _swap_in(partial, path)
     finally:
         _remove(partial)
-    _sync_folder(path.parent)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left aside of ``path``; what a live one writes is locked."""
+def remove_leftovers(path: Path) -> int:
+    """Remove what killed processes left aside of ``path``; return how many there were.
+
+    What a live process writes is locked, and stays.
+    """
+    removed = 0
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_PARTIAL}*"):
         with contextlib.suppress(InUseError, FileNotFoundError), _lock(leftover):
             _remove(leftover)
+            removed += 1
+    return removed
 
 
 @contextlib.contextmanager

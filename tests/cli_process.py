@@ -10,11 +10,13 @@ import importlib
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
 # What commands import late, when nobody may read this Python any more.
@@ -31,11 +33,15 @@ _NOBODY = 65534
 
 @dataclass(frozen=True)
 class Machine:
-    """What a command finds: the largest file it may write, whether it may write everywhere."""
+    """What a command finds: the largest file it may write, whether it may write everywhere.
+
+    ``killed_at_message``: SIGKILL comes when it writes so many messages into a bag.
+    """
 
     largest_file: int | None = None
     as_nobody: bool = False
     stdout: str = os.devnull
+    killed_at_message: int | None = None
 
     def enter(self) -> None:
         if self.largest_file is not None:
@@ -43,6 +49,8 @@ class Machine:
         if self.as_nobody and os.geteuid() == 0:
             os.setgid(_NOBODY)
             os.setuid(_NOBODY)
+        if self.killed_at_message is not None:
+            _kill_at_message(self.killed_at_message)
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,19 @@ def finish(process: ForkServerProcess, log: Path) -> Done:
 def bayes_vio(log: Path, *arguments: object, machine: Machine | None = None) -> Done:
     """Run a command to its end."""
     return finish(start(log, arguments, machine or Machine()), log)
+
+
+def _kill_at_message(number: int) -> None:
+    from bayes_vio.data.bag_writer import BagWriter
+
+    write, countdown = BagWriter.write, iter(range(number - 1))
+
+    def kill_at_last(*arguments: Any, **named: Any) -> None:
+        write(*arguments, **named)
+        if next(countdown, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    BagWriter.write = kill_at_last
 
 
 def _run(log: Path, command: list[str], machine: Machine) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +32,7 @@ from bayes_vio.data.message_parts import (
 )
 from bayes_vio.data.messages import BagError, MessageType
 from bayes_vio.data.samples import CameraModel
+from bayes_vio.whole_files import folder_aside
 
 # Version 9 of the metadata is what ROS 2 Jazzy, Kilted and Lyrical write.
 _METADATA_VERSION = 9
@@ -55,7 +55,8 @@ class BagWriter:
     """Write one bag, a folder with metadata.yaml, as a context manager.
 
     The bag is written into a temporary folder beside ``path`` and renamed on success, so a failed
-    or killed run leaves nothing under ``path``. Raises BagError where ``path`` exists. Every
+    or killed run leaves nothing under ``path``; what a killed one left beside it is removed by the
+    next, with a warning in the log. Raises BagError where ``path`` exists. Every
     method takes the header's ``stamp_ns``; messages are logged at ``log_ns``, by default the same.
     """
 
@@ -69,17 +70,15 @@ class BagWriter:
         self._connections: dict[str, Connection] = {}
 
     def __enter__(self) -> BagWriter:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{self._path.name}.partial-"
-        self._partial = Path(tempfile.mkdtemp(prefix=prefix, dir=self._path.parent))
-        # Files inside a bag carry its name, so the bag has its final name from the start.
-        bag = self._partial / self._path.name
-        try:
-            self._writer = Writer(bag, version=_METADATA_VERSION, storage_plugin=self._storage)
+        # __exit__ is called only from the end of this on: until then, what fails undoes the rest.
+        with contextlib.ExitStack() as undo:
+            # Files inside a bag carry its name, so the bag has its final name from the start.
+            self._bag = undo.enter_context(folder_aside(self._path)) / self._path.name
+            self._writer = Writer(
+                self._bag, version=_METADATA_VERSION, storage_plugin=self._storage
+            )
             self._writer.open()
-        except BaseException:  # an interruption, too: __exit__ is called only from here on
-            shutil.rmtree(self._partial, ignore_errors=True)
-            raise
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(
@@ -88,12 +87,10 @@ class BagWriter:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
+        with self._undo:
             self._writer.close()
             if exc_type is None:
-                (self._partial / self._path.name).rename(self._path)
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
+                self._bag.rename(self._path)
 
     def tf_static(
         self,
