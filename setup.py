@@ -95,6 +95,6 @@ setup(
             "setuptools>=68",
         ],
     },
-    entry_points={"console_scripts": ["bayes-vio = bayes_vio.cli:main"]},
+    entry_points={"console_scripts": ["bayes-vio = bayes_vio.entry:command_line"]},
     zip_safe=False,
 )

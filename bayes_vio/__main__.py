@@ -1,5 +1,5 @@
 """Run the command line: ``python -m bayes_vio``."""
 
-from bayes_vio.cli import main
+from bayes_vio.entry import command_line
 
-raise SystemExit(main())
+raise SystemExit(command_line())

@@ -88,12 +88,18 @@ def model_settings(value: dict[str, Any]) -> MotionModelSettings:
 
 
 def build_model(settings: MotionModelSettings, weights: dict[str, Tensor]) -> MotionModel:
-    """Return the network with these weights; nothing is allocated before their shapes fit.
+    """Return the network with these weights; no more is allocated than a few times their size.
 
     Raises ValueError where names, shapes or types differ, or a number is not finite.
     """
-    with torch.device("meta"):
-        expected = MotionModel(settings).state_dict()
+    # Not by a network on the meta device: its arithmetic imports torch's compiler, for a second.
+    least = (
+        settings.blocks * settings.width**2 + settings.queries * settings.width * settings.hidden
+    )
+    if least > sum(t.numel() for t in weights.values()):
+        raise ValueError("its weights are of another network")
+    model = MotionModel(settings)
+    expected = model.state_dict()
     if {n: (t.shape, t.dtype) for n, t in expected.items()} != {
         n: (t.shape, t.dtype) for n, t in weights.items()
     }:
@@ -104,7 +110,6 @@ def build_model(settings: MotionModelSettings, weights: dict[str, Tensor]) -> Mo
     for name in ("twist_scale", "noise_scale"):
         if not bool((weights[name] > 0).all()):
             raise ValueError(f"{name} is not positive")
-    model = MotionModel(settings)
     model.load_state_dict(weights)
     return model
 

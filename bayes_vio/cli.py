@@ -35,6 +35,7 @@ from bayes_vio.cli_options import (
     check_writable_folder,
     number,
 )
+from bayes_vio.entry import INTERRUPTED, uncollected
 
 app = typer.Typer(
     add_completion=False,
@@ -51,7 +52,6 @@ _BAD_INPUT = (
     IsADirectoryError,
     PermissionError,
 )
-_INTERRUPTED = 130  # what a shell says of a process that SIGINT ended
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = app(arguments, prog_name="bayes-vio", standalone_mode=False) or 0
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED  # by typers that do not return it themselves
+        code = INTERRUPTED  # by typers that do not return it themselves
     except Exception as error:
         if os.environ.get("BAYES_VIO_TRACEBACK") == "1":
             raise
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bayes-vio: {line}", file=sys.stderr)
         _drop_unwritten_output()
         return code
-    if code == _INTERRUPTED:
+    if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return code
 
@@ -345,7 +345,8 @@ def run(
     -p image_transport:=compressed sets a parameter, --params-file FILE many.
     Parameters with their units, ranges and defaults: config/estimator.yaml.
     """
-    from bayes_vio.ros.estimator_node import main as run_node
+    with uncollected():
+        from bayes_vio.ros.estimator_node import main as run_node
 
     parameters = [] if device is None else ["-p", f"device:={device}"]
     if artifact is not None:

@@ -126,7 +126,7 @@ def camera_info_message() -> CameraInfo:
 
 def start_node(artifact: Path, cores: list[int], transport: str) -> subprocess.Popen[bytes]:
     """Start the node on the given cores, with no wait for the time offset."""
-    command = [sys.executable, "-m", "bayes_vio.ros.estimator_node", "--ros-args"]
+    command = [sys.executable, "-m", "bayes_vio.ros", "--ros-args"]
     for text in (
         f"artifact:={artifact}",
         "device:=cpu",

@@ -110,6 +110,8 @@ CAMERA = {"width": 320, "height": 120, "K": np.eye(3).tolist(), "distortion": "p
         ({"format_version": 1}, "format version 1, this package reads 2"),
         ({"input": {"imu_bins": 3}}, "inputs of another shape"),
         ({"model": {"width": 32}}, "weights are of another network"),
+        # 13 thousand million weights: refused before they are allocated.
+        ({"model": {"width": 4096, "blocks": 64}}, "weights are of another network"),
         ({"model": {"width": 10**9}}, "width is 1000000000, not in 1 to 4096"),
         ({"model": {"blocks": 10**6}}, "blocks is 1000000"),
         ({"model": {"width": -16}}, "width is -16"),

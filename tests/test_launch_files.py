@@ -117,7 +117,7 @@ def test_the_estimators_executable_exists(estimator):
     script = ROOT / "scripts" / node.kwargs["executable"]
     assert script.is_file()
     assert os.access(script, os.X_OK)
-    assert "bayes_vio.ros.estimator_node" in script.read_text()
+    assert "bayes_vio.entry" in script.read_text()
     assert (ROOT / "resource" / "bayes_vio").is_file()
 
 

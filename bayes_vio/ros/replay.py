@@ -111,7 +111,7 @@ def _spin(executor: SingleThreadedExecutor, ok: Callable[[], bool]) -> None:
 
 @contextmanager
 def _node_process(parameters: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-m", "bayes_vio.ros.estimator_node", "--ros-args"]
+    command = [sys.executable, "-m", "bayes_vio.ros", "--ros-args"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value}"]
     with log.open("w") as out:

@@ -67,7 +67,7 @@ class EstimatorProcess:
         self._log = log
         given = [f"{name}:={_yaml(value)}" for name, value in parameters.items()]
         arguments = [part for text in given for part in ("-p", text)]
-        command = [sys.executable, "-m", "bayes_vio.ros.estimator_node", "--ros-args"]
+        command = [sys.executable, "-m", "bayes_vio.ros", "--ros-args"]
         with log.open("w") as out:
             self.process = subprocess.Popen(
                 [*command, *arguments, *ros_arguments],
