@@ -4,7 +4,7 @@ The car keeps the twist v last measured, with covariance V, for at most ``coasti
 still afterwards. A time T after that measurement the displacement since then has, in Log
 coordinates, the covariance
 
-    Q(T) = T^2 (V + diag(min(a T / 2, b))^2),                                               (E-C1)
+    Q(T) = T^2 (V + diag(min(a T / 2, b))^2),                                               (E-G1)
 
 a the standard deviation of a constant acceleration (so a T^2 / 2 of displacement), b the largest
 error that the mean velocity over the gap can have. A gap that is reported in several pieces gets
@@ -51,7 +51,7 @@ class Coasting:
         return se3.exp(xi).numpy(), se3.log_cov_to_right_cov(xi, torch.from_numpy(cov)).numpy()
 
     def displacement_cov(self, elapsed_s: float) -> Array:
-        """Return Q [6, 6] (m, rad) of E-C1, ``elapsed_s`` after the twist was measured."""
+        """Return Q [6, 6] (m, rad) of E-G1, ``elapsed_s`` after the twist was measured."""
         error = np.minimum(
             0.5 * elapsed_s * _acceleration_std(self.settings), _error_bound(self.settings)
         )
