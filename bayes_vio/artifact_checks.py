@@ -94,7 +94,7 @@ def build_model(settings: MotionModelSettings, weights: dict[str, Tensor]) -> Mo
     """
     # Not by a network on the meta device: its arithmetic imports torch's compiler, for a second.
     least = (
-        settings.blocks * settings.width**2 + settings.queries * settings.width * settings.hidden
+        settings.blocks * settings.width**2 + settings.latents * settings.width * settings.hidden
     )
     if least > sum(t.numel() for t in weights.values()):
         raise ValueError("its weights are of another network")

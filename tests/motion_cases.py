@@ -18,7 +18,7 @@ from bayes_vio.models.motion import MotionModel, MotionModelSettings
 from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior import fit_posterior
 
-TINY = MotionModelSettings(width=16, heads=2, blocks=1, queries=2, hidden=16)
+TINY = MotionModelSettings(width=16, heads=2, blocks=1, latents=2, hidden=16)
 
 
 def random_motion(n: int, seed: int = 0, dt_s: float = 0.1) -> tuple[MotionInput, Tensor]:

@@ -33,18 +33,21 @@ class Attention(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """One pre-norm transformer block: every token attends to every token of both sensors."""
+    """Latents [batch, n, width] read the tokens [batch, t, width], then transform what they read.
+
+    A few latents instead of all tokens attend, so time grows with t, not with its square.
+    Source: Jaegle et al. (2021), "Perceiver: general perception with iterative attention".
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm_attention = nn.LayerNorm(width)
+        self.norm_latents = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.norm_mlp = nn.LayerNorm(width)
         self.expand = nn.Linear(width, 2 * width)
         self.reduce = nn.Linear(2 * width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return tokens of the same shape [batch, t, width]."""
-        normed = self.norm_attention(tokens)
-        tokens = tokens + self.attention(normed, normed)
-        return tokens + self.reduce(F.gelu(self.expand(self.norm_mlp(tokens))))
+    def forward(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Return latents of the same shape [batch, n, width]; tokens come normalised."""
+        latents = latents + self.attention(self.norm_latents(latents), tokens)
+        return latents + self.reduce(F.gelu(self.expand(self.norm_mlp(latents))))

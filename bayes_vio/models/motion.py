@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from bayes_vio.conventions import ANGULAR
 from bayes_vio.data.samples import MotionInput
-from bayes_vio.models.attention import Attention, FusionBlock
+from bayes_vio.models.attention import FusionBlock
 from bayes_vio.models.backbone import ImageEncoder, ImuEncoder, mean_angular_rate
 
 IMAGE_TOKENS = 80
@@ -22,12 +22,12 @@ _LEAST_NOISE = 1e-3
 
 @dataclass(frozen=True)
 class MotionModelSettings:
-    """Sizes of the network: token width, attention heads, fusion blocks, readout queries."""
+    """Sizes of the network: token width, attention heads, fusion blocks, latents, hidden units."""
 
     width: int = 96
     heads: int = 4
     blocks: int = 1
-    queries: int = 4
+    latents: int = 4
     hidden: int = 128
 
 
@@ -53,13 +53,13 @@ class MotionModel(nn.Module):
         self.imu_position = nn.Parameter(0.1 * torch.randn(IMU_TOKENS, s.width))
         self.no_image_token = nn.Parameter(torch.zeros(s.width))
         self.no_imu_token = nn.Parameter(torch.zeros(s.width))
-        self.blocks = nn.ModuleList(FusionBlock(s.width, s.heads) for _ in range(s.blocks))
         self.norm_tokens = nn.LayerNorm(s.width)
-        self.readout_queries = nn.Parameter(0.5 * torch.randn(s.queries, s.width))
-        self.readout = Attention(s.width, s.heads)
-        self.hidden = nn.Linear(s.queries * s.width, s.hidden)
+        self.latents = nn.Parameter(0.5 * torch.randn(s.latents, s.width))
+        self.blocks = nn.ModuleList(FusionBlock(s.width, s.heads) for _ in range(s.blocks))
+        self.norm_latents = nn.LayerNorm(s.width)
+        self.hidden = nn.Linear(s.latents * s.width, s.hidden)
         self.mean_head = nn.Linear(s.hidden, 6)
-        self.noise_hidden = nn.Linear(s.queries * s.width, s.hidden // 2)
+        self.noise_hidden = nn.Linear(s.latents * s.width, s.hidden // 2)
         self.noise_head = nn.Linear(s.hidden // 2, _CHOLESKY_ENTRIES)
         self.register_buffer("twist_offset", torch.zeros(6))
         self.register_buffer("twist_scale", torch.ones(6))
@@ -96,10 +96,11 @@ class MotionModel(nn.Module):
         imu_present = x.imu_valid.amax(1)[:, None, None] > 0
         imu = torch.where(imu_present, self.imu_encoder(x), self.no_imu_token)
         tokens = torch.cat([image + self.image_position, imu + self.imu_position], 1)
+        tokens = self.norm_tokens(F.gelu(tokens))
+        latents = self.latents.expand(len(x), -1, -1)
         for block in self.blocks:
-            tokens = block(tokens)
-        queries = self.readout_queries.expand(len(x), -1, -1)
-        return self.readout(queries, self.norm_tokens(tokens)).flatten(1)
+            latents = block(latents, tokens)
+        return self.norm_latents(latents).flatten(1)
 
 
 def _lower_triangular(raw: Tensor) -> Tensor:
