@@ -145,14 +145,15 @@ class IncrementPredictor:
         self._coasted_s = 0.0
         xi = torch.from_numpy(p.mean)
         both = torch.from_numpy(np.stack([epistemic_cov, noise_cov]))
-        right = se3.log_cov_to_right_cov(xi, both).numpy()
+        J = se3.right_jacobian(xi)
+        right = se3.symmetrize(J @ both @ J.mT).numpy()
         return Increment(
             se3.exp(xi).numpy(),
             bounded(right[0], self._std_bound),
             bounded(right[1], self._std_bound),
             False,
             causes,
-            None if p.features is None else se3.right_jacobian(xi).numpy() @ p.features,
+            None if p.features is None else J.numpy() @ p.features,
         )
 
     def _unseen_inflation(self, interval: Interval) -> float:
