@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from bayes_vio import __version__
+from bayes_vio.choices import Predictive, Structure
+from bayes_vio.cli_errors import explain
 from bayes_vio.cli_options import (
     ArtifactFolder,
     Bags,
@@ -23,13 +24,15 @@ from bayes_vio.cli_options import (
     ImuTopic,
     KittiRawFolder,
     KittiSequence,
+    LatencyBudget,
+    PosteriorLayers,
+    PosteriorStructure,
     ReferenceFrame,
     ReferenceTopic,
     ReferenceWorld,
     SourceCamera,
     SourceLayout,
     Storage,
-    Structure,
     VideoJpegQuality,
     check_creatable,
     check_writable_folder,
@@ -43,16 +46,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 success, 1 a run failed, 2 bad usage or bad input. "
     "BAYES_VIO_TRACEBACK=1 shows where an error was raised.",
 )
-# What says that the caller's input is at fault, rather than the program or the machine.
-_BAD_INPUT = (
-    ValueError,
-    FileNotFoundError,
-    FileExistsError,
-    NotADirectoryError,
-    IsADirectoryError,
-    PermissionError,
-)
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,30 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return code
-
-
-def explain(error: Exception) -> tuple[int, str]:
-    """Return the exit code and the one line that an error deserves."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    if hasattr(error, "format_message"):  # the parser's own
-        return 2, f"{error.format_message()} (see --help)"  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(error, OSError) and error.strerror:
-        return _explain_system(error)
-    if isinstance(error, _BAD_INPUT):
-        return 2, message
-    if isinstance(error, ImportError):
-        return 1, f"{message}; `bayes-vio doctor` tells what is missing and what mends it"
-    return 1, f"{type(error).__name__}: {message} (BAYES_VIO_TRACEBACK=1 shows where)"
-
-
-def _explain_system(error: OSError) -> tuple[int, str]:
-    """Return code and line for what the operating system refused."""
-    subject = f"{error.filename}: " if error.filename else ""
-    if error.errno in _DISK_FULL:
-        return 1, f"{subject}{error.strerror}; free some space and run the same command again"
-    if isinstance(error, _BAD_INPUT) or error.errno == errno.EROFS:
-        return 2, f"{subject}{error.strerror}"
-    return 1, f"{subject}{error.strerror} ({type(error).__name__})"
 
 
 def _drop_unwritten_output() -> None:
@@ -227,9 +196,7 @@ def fit(
     out: Annotated[Path, typer.Option(help="The artifact to write", metavar="FOLDER")],
     epochs: Annotated[int, typer.Option(help="Largest number of epochs", min=1)] = 60,
     batch_size: Annotated[int, typer.Option(help="Samples per step", min=1)] = 64,
-    structure: Annotated[
-        Structure, typer.Option(help="The posterior's structure")
-    ] = Structure.INF,
+    structure: PosteriorStructure = Structure.INF,
     rank: Annotated[int, typer.Option(help="Eigenvectors kept per layer", min=1)] = 100,
     time_offset: Annotated[
         float | None,
@@ -301,6 +268,8 @@ def evaluate(
     ],
     artifact: ArtifactFolder = None,
     device: Device = "auto",
+    predictive: PosteriorLayers = Predictive.AUTO,
+    latency_budget: LatencyBudget = 0.0,
     imu_topic: ImuTopic = None,
     image_topic: ImageTopic = None,
     camera_info_topic: CameraInfoTopic = None,
@@ -327,6 +296,7 @@ def evaluate(
         evaluate_artifact(
             artifact or default_artifact_path(), bags, out, topics,
             device=str(choose_device(device)), extrinsics=extrinsics, progress=bars.show,
+            predictive=predictive, latency_budget_s=latency_budget / 1e3 or None,
         )  # fmt: skip
     print(f"wrote {out / 'report.json'} and {out / 'report.html'}")
 
@@ -338,6 +308,8 @@ def run(
     device: Annotated[
         str | None, typer.Option(help="As the parameter device", show_default="auto")
     ] = None,
+    predictive: PosteriorLayers = Predictive.AUTO,
+    latency_budget: LatencyBudget = 0.0,
 ) -> int:
     """Run the ROS 2 node on live topics until it is interrupted.
 
@@ -349,6 +321,10 @@ def run(
         from bayes_vio.ros.estimator_node import main as run_node
 
     parameters = [] if device is None else ["-p", f"device:={device}"]
+    if predictive is not Predictive.AUTO:
+        parameters += ["-p", f"predictive:={predictive.value}"]
+    if latency_budget:
+        parameters += ["-p", f"latency_budget_ms:={latency_budget}"]
     if artifact is not None:
         from bayes_vio.artifact import read_description
 

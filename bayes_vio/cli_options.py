@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bayes_vio.choices import Predictive, Structure
 from bayes_vio.data.convert import Layout
 
 
@@ -18,15 +19,6 @@ class Storage(str, Enum):
 
     MCAP = "mcap"
     SQLITE3 = "sqlite3"
-
-
-class Structure(str, Enum):
-    """How the information matrix over the network's weights is structured."""
-
-    INF = "inf"
-    DIAGONAL = "diagonal"
-    KFAC = "kfac"
-    EFB = "efb"
 
 
 def number(text: str, low: float, high: float, show_default: str | bool = True) -> Any:
@@ -86,6 +78,18 @@ ExtrinsicsFile = Annotated[
         metavar="FILE",
     ),
 ]
+PosteriorStructure = Annotated[
+    Structure,
+    typer.Option(
+        help="The posterior's structure; full, subnetwork, kflr and kfra are not for this network"
+    ),
+]
+PosteriorLayers = Annotated[
+    Predictive,
+    typer.Option(
+        "--predictive", help="Layers whose posterior is used; auto: what --latency-budget leaves"
+    ),
+]
 ArtifactFolder = Annotated[
     Path | None,
     typer.Option(
@@ -100,6 +104,9 @@ def _device_name(value: str) -> str:
     return value
 
 
+LatencyBudget = Annotated[
+    float, number("Of a prediction on this machine, ms", 0, 10_000, show_default="none")
+]
 Device = Annotated[
     str,
     typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N", callback=_device_name),

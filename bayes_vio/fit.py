@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from bayes_vio.artifact import MotionArtifact, check_replaceable, read_description
+from bayes_vio.choices import Structure
 from bayes_vio.data.bags import Topics
 from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.data.image_quality import usable_bounds
@@ -31,6 +32,14 @@ from bayes_vio.training.recordings import (
 from bayes_vio.whole_files import sole_use
 
 STRIDES = (1, 2, 3, 4, 5)
+# Structures that a motion network's posterior cannot have, and why.
+_UNFIT = {
+    Structure.FULL: "its matrix would have a side of all weights",
+    Structure.SUBNETWORK: "the weights of largest variance are those that no drive informs, so "
+    "that its covariance is next to nothing",
+    Structure.KFLR: "BackPACK reads no network of several inputs",
+    Structure.KFRA: "BackPACK reads no network of several inputs",
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ def fit(
     settings, observer = settings or FitSettings(), observer or FitObserver()
     work_dir = work_dir or out.parent / f"{out.name}.work"
     device = choose_device(settings.device)
+    check_structure(settings.structure)
     check_replaceable(out)
     with sole_use(work_dir, "fit", cache=work_dir / "frames"):
         observer.stage("Reading recordings")
@@ -88,6 +98,18 @@ def fit(
         observer.note(f"wrote {out}")
         _report(artifact, recordings, out, settings, observer)
         return artifact
+
+
+def check_structure(name: str) -> None:
+    """Raise ValueError where a motion network's posterior cannot have this structure."""
+    fit_for_motion = ", ".join(s.value for s in Structure if s not in _UNFIT)
+    if name not in {s.value for s in Structure}:
+        raise ValueError(f"structure {name!r} is not known: use one of {fit_for_motion}")
+    if reason := _UNFIT.get(Structure(name)):
+        raise ValueError(
+            f"structure '{name}' is not for the motion network: {reason}; use one of "
+            f"{fit_for_motion}"
+        )
 
 
 def _fit_map(
@@ -224,7 +246,12 @@ def _report(
 
 
 def _variance_share(posterior: Posterior, subset: EvenSubset) -> dict[str, list[float]]:
-    """Return each layer's share of the epistemic variance, per axis, averaged over samples."""
+    """Return each layer's share of the epistemic variance, per axis, averaged over samples.
+
+    Empty under a structure that mixes layers.
+    """
+    if Structure(posterior.report.structure).mixes_layers:
+        return {}
     shares: dict[str, list[torch.Tensor]] = {}
     for x, _ in subset:
         parts = posterior.layer_contributions(x.map(lambda t: t.to(posterior.device)))

@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from bayes_vio import __version__, cli
+from bayes_vio.choices import Structure
 from bayes_vio.cli import main
 from tests.motion_cases import tiny_artifact
 
@@ -104,6 +105,20 @@ def test_file_that_is_no_bag_is_one_line_and_code_2(no_bag, tmp_path, artifact, 
     assert main(["evaluate", str(no_bag), "--artifact", str(artifact), "--out", out]) == 2
     assert "notes.txt" in refused(capsys)
     assert not Path(out).exists()
+
+
+def test_fit_lists_structures_and_refuses_those_of_other_networks(no_bag, tmp_path, capsys):
+    assert main(["fit", "--help"]) == 0
+    shown = capsys.readouterr().out
+    command = ["fit", str(no_bag), "--validation", str(ROOT / "setup.py"), "--out", "o"]
+    for structure in Structure:
+        assert structure.value in shown
+        assert main([*command, "--structure", structure.value]) == 2
+        line = refused(capsys)
+        carried = structure.value in ("inf", "diagonal", "kfac", "efb", "ella")
+        assert ("notes.txt" in line) if carried else ("is not for the motion network" in line)
+    assert main([*command, "--structure", "magic"]) == 2
+    assert "magic" in refused(capsys)
 
 
 def test_one_bag_for_training_and_validation_is_refused(no_bag, capsys):
@@ -265,6 +280,16 @@ def test_run_hands_the_rest_to_ros(monkeypatch, artifact):
     remap = ["-r", "image:=/camera/image_raw", "--params-file", "car.yaml"]
     assert main(["run", "--artifact", str(artifact), *remap]) == 0
     assert calls == [["bayes-vio", "--ros-args", "-p", f"artifact:={artifact}", *remap]]
+
+
+def test_run_takes_predictive_and_budget(monkeypatch, capsys):
+    calls = node_module(monkeypatch)
+    assert main(["run", "--predictive", "whole", "--latency-budget", "12.5"]) == 0
+    given = ["-p", "predictive:=whole", "-p", "latency_budget_ms:=12.5"]
+    assert calls == [["bayes-vio", "--ros-args", *given]]
+    for option, value in (("--predictive", "noise"), ("--latency-budget", "-1")):
+        assert main(["run", option, value]) == 2
+        assert option in refused(capsys)
 
 
 def test_run_changes_no_parameter_unasked(monkeypatch):

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from bayes_vio.artifact import MotionArtifact, read_description
+from bayes_vio.choices import Predictive
 from bayes_vio.data.bags import Topics, open_streams
 from bayes_vio.data.samples import Extrinsics, Streams
 from bayes_vio.estimator import Estimator
 from bayes_vio.evaluation import report
 from bayes_vio.evaluation.play import play
 from bayes_vio.evaluation.run import Run
+from bayes_vio.predictive_choice import PredictiveChoice, choose_predictive
 
 Progress = Callable[[str, int, int], None]
 
@@ -32,23 +34,29 @@ def evaluate(
     device: str = "cpu",
     progress: Progress | None = None,
     extrinsics: Extrinsics | None = None,
+    predictive: Predictive = Predictive.AUTO,
+    latency_budget_s: float | None = None,
 ) -> dict:
     """Play each bag through the estimator, write report.json and report.html, return the report.
 
     progress is called with (recording, images fed, images in all); extrinsics replace those of
-    the recordings. The report's keys stand in `bayes_vio.evaluation.report`. Raises
+    the recordings; predictive and latency_budget_s are those of `predictive_choice`. The report's
+    keys stand in `bayes_vio.evaluation.report`. Raises
     ArtifactError, BagError or ValueError, each with a sentence that says what is at fault.
     """
     if not bag_paths:
         raise ValueError("There is no recording to evaluate on: name at least one bag.")
-    artifact = MotionArtifact.load(Path(artifact_path), device)
+    with _one_thread():
+        whole = MotionArtifact.load(Path(artifact_path), device)
+        choice = choose_predictive(whole, predictive, latency_budget_s)
+    artifact = choice.artifact
     runs: list[Run] = []
     sources: list[dict] = []
     for path in map(Path, bag_paths):
         streams = open_streams(path, topics, extrinsics)
         runs.append(_run(artifact, streams, progress))
         sources.append(_source(path, streams))
-    facts = artifact_facts(Path(artifact_path), artifact, device)
+    facts = artifact_facts(Path(artifact_path), choice, device)
     described = report.describe(
         runs, facts, artifact.epistemic_correlation_s, sources, artifact.noise_correlation
     )
@@ -75,9 +83,9 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def artifact_facts(path: Path, artifact: MotionArtifact, device: str) -> dict:
+def artifact_facts(path: Path, choice: PredictiveChoice, device: str) -> dict:
     """Return what the report tells of an artifact, as JSON values."""
-    described = read_description(path)
+    described, artifact = read_description(path), choice.artifact
     return {
         "path": path.name,
         "sha256": described["sha256"],
@@ -91,6 +99,14 @@ def artifact_facts(path: Path, artifact: MotionArtifact, device: str) -> dict:
         "dt_range_s": list(artifact.dt_range_s),
         "extrinsics": described["extrinsics"],
         "posterior": json_value(artifact.posterior.report),
+        "predictive": {
+            "name": choice.predictive.value,
+            "layers": choice.n_layers,
+            "layers_in_all": choice.n_all,
+            "kept_variance_share": choice.kept_variance_share,
+            "duration_s": choice.duration_s,
+            "latency_budget_s": choice.budget_s,
+        },
         "metadata": artifact.metadata,
     }
 

@@ -5,7 +5,9 @@ The JSON is strict (no NaN; what cannot be told is null) and keeps its keys whil
 
     schema_version, created_utc, package_version
     artifact      path, sha256, time_offset_s, epistemic_correlation_s, dt_range_s, extrinsics,
-                  posterior (what it covers), metadata (of the fit)
+                  posterior (what it covers), predictive (what of it was used: name, layers,
+                  layers_in_all, kept_variance_share, duration_s, latency_budget_s),
+                  metadata (of the fit)
     summary       headline, judgement (a fault on one recording is not pooled away),
                   tracking_share, recordings, frames, path_length_m, horizons, drift
                   (t_rel_percent, r_rel_deg_per_100m, segments: the mean over all segments)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,15 +69,17 @@ def within_budget(
     budget_s: float,
     n_repeats: int = 20,
     predict: Callable[[Posterior], Any] | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> BudgetChoice:
     """Return the richest predictive that takes at most ``budget_s`` at x, on this machine.
 
-    ``predict`` is what is timed, by default ``posterior.predict(x)``. Raises ValueError for a
+    ``predict`` is what is timed, by default ``posterior.predict(x)``. ``shares``: every layer's
+    of the epistemic variance, by default that at x. Raises ValueError for a
     budget that is not positive, and under "ella", whose directions run through all layers.
     """
     if not budget_s > 0:
         raise ValueError(f"the latency budget must be positive, it is {budget_s} s")
-    shares = variance_shares(posterior, x)
+    shares = shares or variance_shares(posterior, x)
     search = _Search(posterior, shares, predict or (lambda p: p.predict(x)), n_repeats)
     found = search.measure(tuple(posterior.layers))
     if found.duration_s > budget_s:
@@ -136,7 +139,7 @@ class _Search:
     def __init__(
         self,
         posterior: Posterior,
-        shares: dict[str, float],
+        shares: Mapping[str, float],
         predict: Callable[[Posterior], Any],
         n_repeats: int,
     ):
@@ -151,7 +154,8 @@ class _Search:
             part = with_layers(self._posterior, layers)
             kept = sum(self._shares[name] for name in layers)
             names = tuple(part.layers)
-            self.measured[key] = Measurement(names, self._duration_s(part), kept)
+            duration_s = duration_of(partial(self._predict, part), part.device, self._n_repeats)
+            self.measured[key] = Measurement(names, duration_s, kept)
         return self.measured[key]
 
     def largest_prefix(self, order: list[str], budget_s: float) -> None:
@@ -164,16 +168,18 @@ class _Search:
         if low == 0:
             self.measure((order[0],))
 
-    def _duration_s(self, posterior: Posterior) -> float:
-        durations = []
-        for _ in range(self._n_repeats + _WARM_UP):
-            start = time.perf_counter()
-            self._predict(posterior)
-            if posterior.device.type == "cuda":
-                torch.cuda.synchronize(posterior.device)
-            durations.append(time.perf_counter() - start)
-        timed = sorted(durations[_WARM_UP:])
-        return timed[min(len(timed) - 1, int(_QUANTILE * len(timed)))]
+
+def duration_of(predict: Callable[[], Any], device: torch.device, n_repeats: int = 20) -> float:
+    """Return how long a prediction takes (s): the 0.9 quantile of repeated ones, warmed up."""
+    durations = []
+    for _ in range(n_repeats + _WARM_UP):
+        start = time.perf_counter()
+        predict()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        durations.append(time.perf_counter() - start)
+    timed = sorted(durations[_WARM_UP:])
+    return timed[min(len(timed) - 1, int(_QUANTILE * len(timed)))]
 
 
 def _share(part: Tensor, total: Tensor) -> Tensor:

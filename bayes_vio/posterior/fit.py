@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from bayes_vio.choices import Structure
 from bayes_vio.curvature.coverage import Coverage, cover
 from bayes_vio.curvature.inputs import map_tensors
 from bayes_vio.curvature.passes import Pass, onto
@@ -17,7 +18,7 @@ from bayes_vio.models.likelihood import Fisher, make_likelihood
 from bayes_vio.posterior.laplace import Posterior, per_layer
 from bayes_vio.posterior.network import NetworkCurvature
 from bayes_vio.posterior.report import PosteriorReport
-from bayes_vio.posterior.structures import Structure, StructureSettings, fit_structure
+from bayes_vio.posterior.structures import StructureSettings, fit_structure
 
 # Above this many outputs one backward pass per output is dearer than drawing labels.
 MAX_TYPE2_OUTPUTS = 10

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from bayes_vio.choices import Structure
 from bayes_vio.curvature.coverage import Uncovered
 from bayes_vio.curvature.eigenbasis import eigenbasis
 from bayes_vio.curvature.estimate import (
@@ -37,20 +37,6 @@ from bayes_vio.posterior.nystrom import count, estimate_along, leading_direction
 from bayes_vio.posterior.report import CoveredLayer
 from bayes_vio.posterior.sparsify import Sparsification, sparsify
 from bayes_vio.posterior.subnetwork import SubnetworkCurvature, estimate_selected, select_weights
-
-
-class Structure(Enum):
-    """How the information matrix is structured."""
-
-    INF = "inf"
-    DIAGONAL = "diagonal"
-    KFAC = "kfac"
-    EFB = "efb"
-    FULL = "full"
-    SUBNETWORK = "subnetwork"
-    ELLA = "ella"
-    KFLR = "kflr"
-    KFRA = "kfra"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rclpy.lifecycle import LifecycleNode
 
 from bayes_vio.artifact import MotionArtifact, default_artifact_path
 from bayes_vio.device import choose_device
+from bayes_vio.predictive_choice import PredictiveChoice, choose_predictive
 from bayes_vio.ros.calibration import Calibration
 from bayes_vio.ros.outputs import Outputs
 from bayes_vio.ros.parameters import CalibrationSource, NodeParameters
@@ -25,9 +26,14 @@ class Configured:
     """What exists from configure to cleanup."""
 
     parameters: NodeParameters
-    artifact: MotionArtifact
+    predictive: PredictiveChoice
     device: torch.device
     outputs: Outputs
+
+    @property
+    def artifact(self) -> MotionArtifact:
+        """The artifact, with the predictive that was chosen."""
+        return self.predictive.artifact
 
 
 def configure(node: LifecycleNode, parameters: NodeParameters) -> tuple[Configured, str]:
@@ -44,25 +50,23 @@ def configure(node: LifecycleNode, parameters: NodeParameters) -> tuple[Configur
     Calibration(parameters, artifact.camera, artifact.extrinsics)
     if parameters.extrinsics_source is CalibrationSource.TF_STATIC:
         transform_message()
-    warm_up(artifact, device)
-    configured = Configured(parameters, artifact, device, Outputs(node, parameters))
+    chosen = choose_predictive(artifact, parameters.predictive, parameters.latency_budget_s)
+    warm_up(chosen.artifact, device)
+    configured = Configured(parameters, chosen, device, Outputs(node, parameters))
     return configured, describe(configured, path)
 
 
 def describe(configured: Configured, path: Path) -> str:
     """Return the line that says what the node runs with."""
     p, artifact = configured.parameters, configured.artifact
-    report = artifact.posterior.report
-    n_layers = len(report.covered)
-    n_uncovered = len({u.name for u in report.uncovered})
     # artifact.json holds the hashes of the other files.
     short_hash = hashlib.sha256((path / "artifact.json").read_bytes()).hexdigest()[:12]
     frames = {"IMU": p.imu_frame, "camera": p.camera_frame}
     sensors = [f"{name} '{frame}'" if frame else f"{name}'s own" for name, frame in frames.items()]
     return (
         f"artifact {path} (sha256 {short_hash}), device {configured.device} with "
-        f"{p.torch_threads} threads, predictive '{report.structure}' over {n_layers} layers "
-        f"({n_uncovered} not covered), time offset {effective_offset_s(p, artifact):+.4f} s, "
+        f"{p.torch_threads} threads, {configured.predictive.describe()}, "
+        f"time offset {effective_offset_s(p, artifact):+.4f} s, "
         f"frames {p.odom_frame} -> {p.base_frame}, {', '.join(sensors)}, camera from "
         f"{p.camera_source.value}, extrinsics from {p.extrinsics_source.value}, images "
         f"{p.image_transport.value}"

@@ -15,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.filters.consistency import NeesWindow
+from bayes_vio.predictive_choice import PredictiveChoice
 from bayes_vio.ros.messages import time_of
 
 _LATENCY_WINDOW = 300
@@ -91,6 +92,20 @@ def memory_values(device: torch.device) -> dict[str, str]:
     if pages.exists():
         resident = int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
         values["memory (MiB)"] = f"{resident:.1f}"
+    return values
+
+
+def predictive_values(choice: PredictiveChoice) -> dict[str, str]:
+    """Return what a prediction uses of the posterior, and what it was measured to take."""
+    values = {
+        "predictive": choice.predictive.value,
+        "predictive layers": f"{choice.n_layers} of {choice.n_all}",
+        "epistemic variance kept": f"{choice.kept_variance_share:.3f}",
+        "prediction time (ms)": f"{1e3 * choice.duration_s:.2f}",
+    }
+    if choice.budget_s is not None:
+        values["latency budget (ms)"] = f"{1e3 * choice.budget_s:.2f}"
+        values["latency budget holds"] = str(choice.holds)
     return values
 
 

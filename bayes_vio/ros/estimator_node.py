@@ -24,7 +24,12 @@ from std_srvs.srv import SetBool, Trigger
 from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.ros.configuration import Configured, configure, transform_message
 from bayes_vio.ros.declaration import Declaration
-from bayes_vio.ros.diagnostics import Telemetry, diagnostic_array, memory_values
+from bayes_vio.ros.diagnostics import (
+    Telemetry,
+    diagnostic_array,
+    memory_values,
+    predictive_values,
+)
 from bayes_vio.ros.parameters import (
     CalibrationSource,
     ImageTransport,
@@ -105,7 +110,10 @@ class EstimatorNode(LifecycleNode):
 
     def _configure(self) -> None:
         self._configured, line = configure(self, self._declaration.read())
-        self.get_logger().info(line)
+        if self._configured.predictive.holds:
+            self.get_logger().info(line)
+        else:
+            self.get_logger().warn(line)
 
     def _activate(self) -> None:
         configured = self._require_configured()
@@ -194,6 +202,7 @@ class EstimatorNode(LifecycleNode):
             level, values = DiagnosticStatus.OK, {}
         if self._configured is not None:
             values = values | memory_values(self._configured.device)
+            values |= predictive_values(self._configured.predictive)
         now_ns = self.get_clock().now().nanoseconds
         name = f"{self.get_fully_qualified_name()}: motion"
         self._diagnostics.publish(diagnostic_array(now_ns, name, level, summary, values))

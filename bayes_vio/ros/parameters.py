@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
+from bayes_vio.choices import Predictive
 from bayes_vio.data.messages import DISTORTION_MODELS
 from bayes_vio.estimator import EstimatorSettings
 from bayes_vio.ros.parameter_spec import ParameterSpec
@@ -71,6 +72,23 @@ class NodeParameters:
         metadata=_about(
             "Where the network runs: auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N",
             pattern=r"auto|cpu|cuda(:\d+)?",
+        ),
+    )
+    predictive: Predictive = field(
+        default=Predictive.AUTO,
+        metadata=_choice(
+            "Layers whose posterior a prediction uses; auto: all, or what latency_budget_ms "
+            "leaves, found by measuring when the node configures",
+            *Predictive,
+        ),
+    )
+    latency_budget_ms: float = field(
+        default=0.0,
+        metadata=_about(
+            "Time that a prediction of the network may take on this machine; 0: no bound",
+            unit="ms",
+            minimum=0.0,
+            maximum=10000.0,
         ),
     )
     autostart: bool = field(
@@ -244,6 +262,11 @@ class NodeParameters:
         ),
     )
     thresholds: EstimatorSettings = field(default_factory=EstimatorSettings)
+
+    @property
+    def latency_budget_s(self) -> float | None:
+        """The latency budget in s; None where there is none."""
+        return self.latency_budget_ms / 1e3 or None
 
 
 def _ros_value(default: Any) -> Any:

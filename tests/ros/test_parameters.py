@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ruamel.yaml import YAML
 
+from bayes_vio.choices import Predictive
 from bayes_vio.estimator.tracking import EstimatorSettings
 from bayes_vio.ros.declaration import Declaration
 from bayes_vio.ros.parameters import (
@@ -119,6 +120,13 @@ def test_given_values_are_taken_and_yaml_integers_become_floats(declare):
     assert parameters.thresholds.timeout_s == 2.0
 
 
+def test_a_latency_budget_of_zero_is_none(declare):
+    assert declare()[1].read().latency_budget_s is None
+    parameters = declare(latency_budget_ms=12, predictive="last_layer")[1].read()
+    assert parameters.latency_budget_s == 0.012
+    assert parameters.predictive is Predictive.LAST_LAYER
+
+
 def test_an_empty_or_nan_time_offset_is_the_artifacts(declare):
     for value in ("", math.nan):
         assert declare(time_offset_s=value)[1].read().time_offset_s is None
@@ -133,6 +141,8 @@ def test_an_empty_or_nan_time_offset_is_the_artifacts(declare):
         ("imu_depth", "many", "type int"),
         ("time_offset_s", 0.7, r"\[-0.5, 0.5\]"),
         ("device", "gpu", "must match"),
+        ("predictive", "noise", "one of auto, whole, last_layer"),
+        ("latency_budget_ms", -1.0, r"\[0.0, 10000.0\]"),
         ("image_transport", "theora", "one of raw, compressed"),
         ("camera_source", "tf_static", "one of camera_info, artifact, parameters"),
         ("base_imu", [0.0, 0.0], "list of 7"),

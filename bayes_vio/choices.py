@@ -1,0 +1,30 @@
+"""What a user chooses by name, for commands and nodes alike; imports nothing."""
+
+from enum import Enum
+
+
+class Structure(str, Enum):
+    """How the information matrix over a network's weights is structured."""
+
+    INF = "inf"
+    DIAGONAL = "diagonal"
+    KFAC = "kfac"
+    EFB = "efb"
+    FULL = "full"
+    SUBNETWORK = "subnetwork"
+    ELLA = "ella"
+    KFLR = "kflr"
+    KFRA = "kfra"
+
+    @property
+    def mixes_layers(self) -> bool:
+        """Whether the epistemic covariance is no sum over layers, none of which can be left."""
+        return self is Structure.ELLA
+
+
+class Predictive(str, Enum):
+    """Which layers of a posterior a prediction uses; the others' weights are at the MAP."""
+
+    AUTO = "auto"
+    WHOLE = "whole"
+    LAST_LAYER = "last_layer"
