@@ -141,6 +141,17 @@ def start_node(artifact: Path, cores: list[int], transport: str) -> subprocess.P
     )
 
 
+def stop_node(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt the node; kill it where it does not end."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise SystemExit("the node did not end within 10 s of an interrupt") from None
+
+
 def memory_mib(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -180,10 +191,9 @@ def measure(seconds: float, artifact: Path, cores: list[int], transport: str) ->
         }
         return losses(sensors, recorder, first) | figures
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(10)
         closing.set()
-        thread.join()
+        thread.join(5.0)
+        stop_node(process)
         rclpy.shutdown()
 
 

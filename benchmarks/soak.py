@@ -11,12 +11,13 @@ stands in where there is no artifact.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
-import signal
 import tempfile
 import time
 from pathlib import Path
+from subprocess import Popen
 from threading import Event, Thread
 from typing import Any
 
@@ -34,6 +35,7 @@ from node import (
     spin,
     stand_in_artifact,
     start_node,
+    stop_node,
     wait_until,
 )
 from rclpy.node import Node
@@ -45,6 +47,7 @@ from bayes_vio.ros.recorder import Recorder
 RESULT = ROOT / "benchmarks" / "results" / "soak.json"
 TARGET_START_S, TARGET_GAP_FRAMES, TARGET_P99_S = 3.0, 2, 0.033
 _GAP_S, _AFTER_GAP_S, _STARTS = 2.0, 3.0, 3
+_LONGEST_S = 300.0  # all but the time that is asked for
 _PERIOD_NS = NS_PER_S // CAMERA_HZ
 
 
@@ -71,7 +74,7 @@ class Rig:
 
     def close(self) -> None:
         self._closing.set()
-        self._thread.join()
+        self._thread.join(5.0)
         rclpy.shutdown()
 
     def odometry_ns(self) -> np.ndarray:
@@ -84,22 +87,23 @@ def time_start(rig: Rig, artifact: Path, cores: list[int]) -> float:
     began_s = time.monotonic()
     process = start_node(artifact, cores, "raw")
     try:
-        playing = Thread(target=rig.sensors.play, args=(8.0,))
-        playing.start()
+        playing = start_playing(rig, 8.0)
         while len(rig.odometry_ns()) == seen and playing.is_alive():
             time.sleep(0.005)
         start_s = time.monotonic() - began_s
         playing.join()
     finally:
-        stop(process)
+        stop_node(process)
     if len(rig.odometry_ns()) == seen:
         raise SystemExit("no odometry within 8 s of the node's start; its log is above")
     return start_s
 
 
-def stop(process: Any) -> None:
-    process.send_signal(signal.SIGINT)
-    process.wait(10)
+def start_playing(rig: Rig, seconds: float) -> Thread:
+    """Publish in another thread, which does not keep a failed process alive."""
+    thread = Thread(target=rig.sensors.play, args=(seconds,), daemon=True)
+    thread.start()
+    return thread
 
 
 def run(rig: Rig, artifact: Path, cores: list[int], seconds: float) -> dict[str, Any]:
@@ -112,14 +116,14 @@ def run(rig: Rig, artifact: Path, cores: list[int], seconds: float) -> dict[str,
         first, samples = len(rig.sensors.image_stamps_ns), rig.sensors.imu_sent
         before = diagnostics(rig, 0)
         start = (memory_mib(process.pid), cpu_s(process.pid), time.monotonic())
-        memory = rig_memory(rig, process.pid, seconds)
+        memory = rig_memory(rig, process, seconds)
         elapsed_s = time.monotonic() - start[2]
         cpu = (cpu_s(process.pid) - start[1]) / elapsed_s
         last, samples = len(rig.sensors.image_stamps_ns), rig.sensors.imu_sent - samples
         after = diagnostics(rig, 1)
         gap = recovery(rig)
     finally:
-        stop(process)
+        stop_node(process)
     sent = np.array(rig.sensors.image_stamps_ns[first:last])
     return {
         **latency(rig, sent),
@@ -138,13 +142,14 @@ def run(rig: Rig, artifact: Path, cores: list[int], seconds: float) -> dict[str,
     }
 
 
-def rig_memory(rig: Rig, pid: int, seconds: float) -> np.ndarray:
+def rig_memory(rig: Rig, process: Popen, seconds: float) -> np.ndarray:
     """Play for so long; return the node's memory [n, 2] (s, MiB) meanwhile."""
-    playing = Thread(target=rig.sensors.play, args=(seconds,))
-    playing.start()
+    playing = start_playing(rig, seconds)
     rows = []
     while playing.is_alive():
-        rows.append((time.monotonic(), memory_mib(pid)))
+        if process.poll() is not None:
+            raise SystemExit("the node ended; its log is above")
+        rows.append((time.monotonic(), memory_mib(process.pid)))
         time.sleep(0.5)
     return np.array(rows)
 
@@ -210,6 +215,8 @@ def main() -> int:
     arguments = parser.parse_args()
     artifact = arguments.artifact or default_artifact_path()
     trained = artifact.is_dir()
+    # Whatever waits for ever is shown, thread by thread, and ended.
+    faulthandler.dump_traceback_later(arguments.seconds + _LONGEST_S, exit=True)
     rig = Rig()
     with tempfile.TemporaryDirectory() as folder:
         artifact = artifact if trained else stand_in_artifact(Path(folder))

@@ -38,7 +38,7 @@ from bayes_vio.ros.parameters import (
 )
 from bayes_vio.ros.pipeline import Pipeline
 from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
-from bayes_vio.ros.worker import Surroundings
+from bayes_vio.ros.worker import StuckError, Surroundings
 
 _DIAGNOSTICS_PERIOD_S = 1.0
 _SPIN_S = 0.1
@@ -142,9 +142,9 @@ class EstimatorNode(LifecycleNode):
         self._declaration.fixed = False
         while self._inputs:
             self.destroy_subscription(self._inputs.pop())
-        if self._pipeline is not None:
-            self._pipeline.stop()
-        self._pipeline = None
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.stop()
 
     def _free(self) -> None:
         self._deactivate()
@@ -222,7 +222,10 @@ class EstimatorNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Stop the estimator's thread, then destroy the node."""
-        self._deactivate()
+        try:
+            self._deactivate()
+        except StuckError as error:  # the process ends: what does not stop ends with it
+            self.get_logger().error(str(error))
         super().destroy_node()
 
 

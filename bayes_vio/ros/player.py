@@ -36,6 +36,8 @@ _DEPTH = 200
 _LITTLE_ENDIAN_FLAG = 1
 _STAMP_OFFSET = 4  # behind the encapsulation header of a CDR message
 _LEAD_NS = NS_PER_S // 5
+# A silence that is longer is taken for a wrong log time, for which nobody should have to wait.
+_LONGEST_SILENCE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,7 @@ def _pace(
     for outlet, log_ns, data in chain([first], messages):
         stamped = settings.restamp and outlet.stamped
         outgoing = restamped(data, shift_ns) if stamped else bytes(data)
-        while (early_ns := log_ns + shift_ns - time.time_ns()) > 0 and keep_on():
-            time.sleep(min(early_ns / NS_PER_S, 0.1))
+        early_ns = _wait_until(log_ns + shift_ns, keep_on)
         if not keep_on():
             break
         latest_ns = max(latest_ns, -early_ns)
@@ -187,6 +188,20 @@ def _pace(
     return Played(
         dict(counts), shift_ns if settings.restamp else 0, latest_ns / NS_PER_S, left_out
     )
+
+
+def _wait_until(due_ns: int, keep_on: Callable[[], bool]) -> int:
+    """Wait for a time, or not keep_on(); return how early it still is (ns)."""
+    early_ns = due_ns - time.time_ns()
+    if early_ns > _LONGEST_SILENCE_S * NS_PER_S:
+        raise PlayError(
+            f"the next message comes only after {early_ns / NS_PER_S:.0f} s: play the parts "
+            f"before and behind it, each by its start and duration"
+        )
+    while early_ns > 0 and keep_on():
+        time.sleep(min(early_ns / NS_PER_S, 0.1))
+        early_ns = due_ns - time.time_ns()
+    return early_ns
 
 
 def _messages(

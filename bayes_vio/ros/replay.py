@@ -91,13 +91,15 @@ def _client(domain_id: int) -> Iterator[tuple[Node, Recorder]]:
     recorder = Recorder(node)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    thread = Thread(target=_spin, args=(executor, context.ok))
+    thread = Thread(target=_spin, args=(executor, context.ok), daemon=True)
     thread.start()
     try:
         yield node, recorder
     finally:
         context.try_shutdown()
-        thread.join()
+        thread.join(_STOP_S)
+        if thread.is_alive():
+            raise ReplayError(f"ROS did not shut down within {_STOP_S:g} s")
         node.destroy_node()
 
 

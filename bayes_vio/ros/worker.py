@@ -19,6 +19,12 @@ from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
 
 # How often the estimator is asked without a new image, so that a silent camera is noticed.
 _IDLE_S = 0.05
+# Far longer than any step takes, far shorter than anyone waits for a transition.
+_STOP_S = 5.0
+
+
+class StuckError(Exception):
+    """The estimator's thread does not come back from a step."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,15 @@ class EstimationWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and wait for its end."""
+        """Stop the thread and wait for its end; StuckError where a step does not end."""
         self._stop.set()
         self._inbox.put_command(lambda: None)
-        self._thread.join()
+        self._thread.join(_STOP_S)
+        if self._thread.is_alive():
+            raise StuckError(
+                f"the estimator's thread is still in a step after {_STOP_S:g} s: stop the process "
+                f"and start it again"
+            )
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -141,7 +141,7 @@ class Client:
         self._executor.add_node(self.node)
         self._clients: dict[str, Any] = {}
         self._closing = Event()
-        self._thread = Thread(target=self._spin)
+        self._thread = Thread(target=self._spin, daemon=True)
         self._thread.start()
         self._frames = 0
 
@@ -151,7 +151,8 @@ class Client:
 
     def close(self) -> None:
         self._closing.set()
-        self._thread.join()
+        self._thread.join(10.0)
+        assert not self._thread.is_alive(), "ROS does not come back from spinning"
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
 

@@ -23,6 +23,7 @@ from bayes_vio.ros.messages import time_of
 WIDTH, HEIGHT = 640, 480
 CAMERA_HZ, IMU_HZ = 30, 400
 _SCENES = 40
+_LISTENER_S = 60.0
 
 
 def scenes() -> list[Image]:
@@ -63,16 +64,20 @@ def publish(node: Node, seconds: float) -> dict[str, int]:
     image = node.create_publisher(Image, "image", QoSProfile(depth=30))
     info = node.create_publisher(CameraInfo, "camera_info", QoSProfile(depth=10))
     images = scenes()
+    deadline_s = time.monotonic() + _LISTENER_S
     while min(p.get_subscription_count() for p in (imu, image, info)) == 0:
+        if time.monotonic() > deadline_s:
+            raise SystemExit(f"nobody listened to the sensors within {_LISTENER_S:g} s")
         time.sleep(0.02)
     time.sleep(0.3)  # the listener may know of us later than we of it
     info.publish(camera_info())
     time.sleep(0.5)
-    start_ns, n_images = time.time_ns(), 0
+    start_ns, n_images, latest_ns = time.time_ns(), 0, 0
     for k in range(int(seconds * IMU_HZ)):
         stamp_ns = start_ns + k * NS_PER_S // IMU_HZ
         while (early_ns := stamp_ns - time.time_ns()) > 0:
             time.sleep(early_ns / NS_PER_S)
+        latest_ns = max(latest_ns, -early_ns)
         sample = imu_of(k)
         sample.header.stamp = time_of(stamp_ns)
         imu.publish(sample)
@@ -82,7 +87,8 @@ def publish(node: Node, seconds: float) -> dict[str, int]:
             image.publish(frame)
             n_images += 1
     time.sleep(0.5)  # what was published last is still under way
-    return {"imu": int(seconds * IMU_HZ), "images": n_images, "start_ns": start_ns}
+    sent = {"imu": int(seconds * IMU_HZ), "images": n_images, "start_ns": start_ns}
+    return sent | {"latest_ns": latest_ns}
 
 
 def main() -> None:

@@ -124,3 +124,11 @@ def test_a_bag_that_cannot_be_played_is_an_error(client, bag, tmp_path):
         play(client.node, bag, PlaySettings(topics=("lidar",)))
     with pytest.raises(PlayError, match="no message in the asked time"):
         play(client.node, bag, PlaySettings(start_s=100.0))
+
+
+def test_nobody_has_to_wait_for_a_wrong_log_time(client, tmp_path):
+    with BagWriter(tmp_path / "gap") as writer:
+        for stamp_ns in (START_NS, START_NS + 3600 * NS_PER_S):
+            writer.imu(stamp_ns, np.zeros(6))
+    with pytest.raises(PlayError, match="only after 3600 s: play the parts before and behind"):
+        play(client.node, tmp_path / "gap", None, client.context.ok)
