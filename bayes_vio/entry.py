@@ -43,7 +43,10 @@ def estimator_node(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Import without garbage collections, and keep what was imported out of later ones."""
+    """Import without garbage collections, and keep what was imported out of later ones.
+
+    ``gc.unfreeze`` takes it in again.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

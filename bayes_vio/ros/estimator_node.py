@@ -21,6 +21,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
 from std_srvs.srv import SetBool, Trigger
 
+from bayes_vio.entry import uncollected
 from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.ros.configuration import Configured, configure, transform_message
 from bayes_vio.ros.declaration import Declaration
@@ -109,7 +110,8 @@ class EstimatorNode(LifecycleNode):
             return TransitionCallbackReturn.ERROR
 
     def _configure(self) -> None:
-        self._configured, line = configure(self, self._declaration.read())
+        with uncollected():  # first predictions import, too
+            self._configured, line = configure(self, self._declaration.read())
         if self._configured.predictive.holds:
             self.get_logger().info(line)
         else:
