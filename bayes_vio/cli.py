@@ -18,6 +18,7 @@ from bayes_vio.cli_options import (
     Bags,
     BaseFrame,
     CameraInfoTopic,
+    ContinueFrom,
     Device,
     ExtrinsicsFile,
     ImageTopic,
@@ -32,8 +33,12 @@ from bayes_vio.cli_options import (
     ReferenceWorld,
     SourceCamera,
     SourceLayout,
+    StartFrom,
     Storage,
+    ValidationBags,
     VideoJpegQuality,
+    WorkFolder,
+    check_continued,
     check_creatable,
     check_writable_folder,
     number,
@@ -186,13 +191,9 @@ def convert(
 
 @app.command()
 def fit(
+    context: typer.Context,
     train: Bags,
-    validation: Annotated[
-        list[Path],
-        typer.Option(
-            help="A bag on which choices are made; repeat for more", metavar="BAG", exists=True
-        ),
-    ],
+    validation: ValidationBags,
     out: Annotated[Path, typer.Option(help="The artifact to write", metavar="FOLDER")],
     epochs: Annotated[int, typer.Option(help="Largest number of epochs", min=1)] = 60,
     batch_size: Annotated[int, typer.Option(help="Samples per step", min=1)] = 64,
@@ -202,24 +203,14 @@ def fit(
         float | None,
         number("IMU stamp minus image stamp, s", -10, 10, show_default="estimated"),
     ] = None,
-    start_from: Annotated[
-        Path | None,
-        typer.Option(
-            help="An artifact whose weights to begin with",
-            show_default="random weights",
-            metavar="FOLDER",
-            exists=True,
-        ),
-    ] = None,
+    start_from: StartFrom = None,
+    continue_from: ContinueFrom = None,
     learning_rate: Annotated[
         float, number("Its peak; a quarter of it with --start-from", 1e-9, 10)
     ] = 2e-3,
     seed: Annotated[int, typer.Option(help="Of everything random", min=0, max=2**31)] = 0,
     device: Device = "auto",
-    work_dir: Annotated[
-        Path | None,
-        typer.Option(help="Decoded frames, checkpoint", show_default="OUT.work", metavar="FOLDER"),
-    ] = None,
+    work_dir: WorkFolder = None,
     imu_topic: ImuTopic = None,
     image_topic: ImageTopic = None,
     camera_info_topic: CameraInfoTopic = None,
@@ -232,13 +223,31 @@ def fit(
     """Fit an artifact from bags that carry IMU, images, calibration and a reference pose.
 
     A fit that was stopped continues where it was when it is started again.
+
+    With --continue yesterday's posterior is today's prior: no old data are needed, what the new
+    ones say is added to what is known, and OUT records its ancestry.
     """
+    from bayes_vio.continual import ContinueSettings, continue_fit
     from bayes_vio.data.bags import Topics
     from bayes_vio.fit import FitSettings
     from bayes_vio.fit import fit as fit_artifact
     from bayes_vio.progress import FitDisplay
     from bayes_vio.training.map_fit import MapFitSettings
 
+    topics = Topics(
+        imu_topic, image_topic, camera_info_topic, reference_topic,
+        reference_world, reference_frame, base_frame,
+    )  # fmt: skip
+    extrinsics = _extrinsics(extrinsics_file)
+    check_creatable(out)
+    if continue_from is not None:
+        check_continued(context)
+        again = ContinueSettings(epochs, time_offset_s=time_offset, seed=seed, device=device)
+        with FitDisplay() as display:
+            continue_fit(
+                continue_from, train, validation, out, again, topics, extrinsics, work_dir, display
+            )
+        return
     settings = FitSettings(
         map=MapFitSettings(
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
@@ -250,12 +259,6 @@ def fit(
         seed=seed,
         device=device,
     )
-    topics = Topics(
-        imu_topic, image_topic, camera_info_topic, reference_topic,
-        reference_world, reference_frame, base_frame,
-    )  # fmt: skip
-    extrinsics = _extrinsics(extrinsics_file)
-    check_creatable(out)
     with FitDisplay() as display:
         fit_artifact(train, validation, out, settings, topics, extrinsics, work_dir, display)
 

@@ -98,6 +98,43 @@ ArtifactFolder = Annotated[
 ]
 
 
+StartFrom = Annotated[
+    Path | None,
+    typer.Option(
+        help="An artifact whose weights to begin with",
+        show_default="random weights",
+        metavar="FOLDER",
+        exists=True,
+    ),
+]
+ContinueFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--continue",
+        help="An artifact whose posterior is the prior: it learns from BAG without its own data, "
+        "epochs are steps of the refit; the rest is the artifact's",
+        show_default="a new fit",
+        metavar="FOLDER",
+        exists=True,
+    ),
+]
+WorkFolder = Annotated[
+    Path | None,
+    typer.Option(help="Decoded frames, checkpoint", show_default="OUT.work", metavar="FOLDER"),
+]
+# What a fit chooses and a continued one has from its artifact.
+_OF_A_NEW_FIT = ("batch_size", "structure", "rank", "start_from", "learning_rate")
+
+
+def check_continued(context: typer.Context) -> None:
+    """Raise BadParameter for an option that has no meaning beside --continue."""
+    for name in _OF_A_NEW_FIT:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = name.replace("_", "-")
+            raise typer.BadParameter(f"--{option} has no meaning with --continue; leave it out")
+
+
 def _device_name(value: str) -> str:
     if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value) is None:
         raise typer.BadParameter(f"{value!r} is none of auto, cpu, cuda and cuda:N")
@@ -114,6 +151,12 @@ Device = Annotated[
 Bags = Annotated[
     list[Path],
     typer.Argument(help="rosbag2 folders, or bare .mcap / .db3 files", metavar="BAG", exists=True),
+]
+ValidationBags = Annotated[
+    list[Path],
+    typer.Option(
+        help="A bag on which choices are made; repeat for more", metavar="BAG", exists=True
+    ),
 ]
 SourceLayout = Annotated[Layout, typer.Argument(help="How SOURCE is laid out", metavar="LAYOUT")]
 KittiSequence = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from bayes_vio.data.image_quality import usable_bounds
 from bayes_vio.data.samples import Extrinsics
 from bayes_vio.device import choose_device
 from bayes_vio.evaluation.fit_report import describe_fit, validation_errors, write_fit_report
+from bayes_vio.models.motion import MotionModel
 from bayes_vio.posterior import Posterior, fit_posterior
 from bayes_vio.training.calibration import Calibration, calibrate, score
 from bayes_vio.training.correlation import correlations
@@ -96,7 +98,9 @@ def fit(
         artifact = _assemble(estimate, posterior, calibration, recordings, settings, observer)
         artifact.save(out)
         observer.note(f"wrote {out}")
-        _report(artifact, recordings, out, settings, observer)
+        report_on(
+            artifact, recordings, out, settings.calibration_samples, settings.map.epochs, observer
+        )
         return artifact
 
 
@@ -188,9 +192,33 @@ def _assemble(
     settings: FitSettings,
     observer: FitObserver,
 ) -> MotionArtifact:
+    return measured_artifact(
+        estimate.model,
+        posterior,
+        recordings,
+        settings.calibration_samples,
+        {
+            "prior_precision": calibration.prior_precision,
+            "prior_search": [list(pair) for pair in calibration.search],
+            "curves": asdict(estimate.progress),
+            "settings": json.loads(json.dumps(asdict(settings), default=str)),
+        },
+        observer,
+    )
+
+
+def measured_artifact(
+    model: MotionModel,
+    posterior: Posterior,
+    recordings: Recordings,
+    calibration_samples: int,
+    chosen: dict[str, Any],
+    observer: FitObserver,
+) -> MotionArtifact:
+    """Return an artifact with what its recordings tell of it; ``chosen`` joins its metadata."""
     observer.stage("Measuring the posterior on validation")
     every = MotionDataset(recordings.validation, (1,))
-    result = score(posterior, EvenSubset(every, settings.calibration_samples))
+    result = score(posterior, EvenSubset(every, calibration_samples))
     observer.note(
         f"validation: NEES/6 {result.nees:.2f}, 95 % intervals hold "
         + " ".join(f"{100 * c:.0f}" for c in result.coverage_95)
@@ -201,9 +229,9 @@ def _assemble(
     brightness, sharpness = (np.concatenate(column) for column in zip(*frames, strict=True))
     intervals_s = MotionDataset(recordings.train, STRIDES).dt_s
     drives = [MotionDataset([r], (1,)) for r in recordings.validation]
-    epistemic_s, noise = correlations(posterior, estimate.model, drives)
+    epistemic_s, noise = correlations(posterior, model, drives)
     return MotionArtifact(
-        model=estimate.model,
+        model=model,
         posterior=posterior,
         camera=first.camera,
         extrinsics=first.extrinsics,
@@ -213,34 +241,30 @@ def _assemble(
         image_statistics=usable_bounds(brightness, sharpness),
         dt_range_s=(float(intervals_s.min()), float(intervals_s.max())),
         metadata={
-            "parameters": sum(p.numel() for p in estimate.model.parameters()),
+            "parameters": sum(p.numel() for p in model.parameters()),
             "time_offset_std_s": recordings.time_offset.std_s,
-            "prior_precision": calibration.prior_precision,
-            "prior_search": [list(pair) for pair in calibration.search],
-            "validation": {
-                **asdict(result),
-                "noise_scale": calibration.noise_scale.tolist(),
-            },
+            "validation": {**asdict(result), "noise_scale": model.noise_scale.tolist()},
             "variance_share": _variance_share(posterior, EvenSubset(every, 64)),
-            "curves": asdict(estimate.progress),
             "recordings": {
                 "train": [description(r) for r in recordings.train],
                 "validation": [description(r) for r in recordings.validation],
             },
-            "settings": json.loads(json.dumps(asdict(settings), default=str)),
+            **chosen,
         },
     )
 
 
-def _report(
+def report_on(
     artifact: MotionArtifact,
     recordings: Recordings,
     out: Path,
-    settings: FitSettings,
+    calibration_samples: int,
+    epochs_allowed: int,
     observer: FitObserver,
 ) -> None:
-    errors = validation_errors(artifact, recordings.validation, settings.calibration_samples)
-    report = describe_fit(artifact, recordings, errors, settings.map.epochs)
+    """Write the report on a fit beside its artifact, and tell what it claims."""
+    errors = validation_errors(artifact, recordings.validation, calibration_samples)
+    report = describe_fit(artifact, recordings, errors, epochs_allowed)
     observer.note(report["verdict"]["claim"])
     observer.note(f"wrote {write_fit_report(out, report)}")
 

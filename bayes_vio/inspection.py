@@ -61,10 +61,25 @@ def _origin(path: Path, description: dict[str, Any]) -> Table:
         "epistemic correlation time": f"{description['epistemic_correlation_s']:.1f} s",
         "noise that lasts": _lasting_noise(description["noise_correlation"]),
         "prior precision": f"{metadata.get('prior_precision', float('nan')):.3g}",
+        **_continued(metadata),
     }
     for name, value in rows.items():
         table.add_row(name, _printable(str(value)))
     return table
+
+
+def _continued(metadata: dict[str, Any]) -> dict[str, str]:
+    """Return what an artifact tells of those that it continues, the youngest first."""
+    rows = {}
+    for age, ancestor in enumerate(reversed(metadata.get("ancestry", [])), 1):
+        names = ", ".join(r["name"] for r in ancestor["recordings"]["train"]) or "not recorded"
+        seal = ancestor["seal_sha256"][:12]
+        rows["continues" if age == 1 else f"and that one, {age} back"] = f"{seal}, on {names}"
+    misfit = metadata.get("update", {}).get("misfit", {})
+    if misfit:
+        share = 100 * sum(misfit.values()) / len(misfit)
+        rows["new curvature outside its basis"] = f"{share:.0f} % of the trace, mean of layers"
+    return rows
 
 
 def _printable(text: str) -> str:

@@ -202,18 +202,25 @@ class Posterior:
             log_likelihood=self.log_likelihood * n_data / self.n_data,
         )
 
-    def update(self, loader: Iterable, max_iterations: int = 200, seed: int = 0) -> Posterior:
+    def update(
+        self,
+        loader: Iterable,
+        max_iterations: int = 200,
+        seed: int = 0,
+        n_data: float | None = None,
+    ) -> Posterior:
         """Return the posterior after new data, this one being their prior (E20, E21).
 
         The mean is refitted, then the new data's information is added: exact for "full" in a
         linear Gaussian model, and for "diagonal" where the truth is diagonal. loader is like
-        ``fit_posterior``'s, and read once per step of the refit. ``report.updates`` tells whether
-        the refit converged and what does not fit yesterday's basis. Raises ValueError for
+        ``fit_posterior``'s, and read once per step of the refit; n_data is how many its data stand
+        for, None for their own number. ``report.updates`` tells whether the refit converged and
+        what does not fit yesterday's basis. Raises ValueError for
         structures that cannot add information. See ``bayes_vio.posterior.update``.
         """
         from bayes_vio.posterior.update import updated
 
-        return updated(self, loader, max_iterations, seed)
+        return updated(self, loader, max_iterations, seed, n_data)
 
     def precision_dense(self, layer: str) -> Tensor:
         """Return a layer's information matrix [d_out * d_in, d_out * d_in], vec row-major."""

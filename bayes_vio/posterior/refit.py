@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayes_vio.curvature.inputs import map_tensors
 from bayes_vio.curvature.recorder import Recorder, ordinary
 from bayes_vio.posterior.functional import at_map, bare_model, evaluate, plain_operations
+from bayes_vio.posterior.refit_state import RefitFile
 
 if TYPE_CHECKING:
     from bayes_vio.posterior.laplace import Posterior
@@ -23,7 +24,7 @@ _CONVERGED_NATS = 1e-3
 
 @dataclass(frozen=True)
 class Refit:
-    """The network at its new mean, and how it got there."""
+    """The network at its new mean, and how it got there: ``history`` as ``RefitWatch`` is told."""
 
     recorder: Recorder
     distance: float
@@ -31,85 +32,168 @@ class Refit:
     loss_before: float
     loss_after: float
     converged: bool
+    history: tuple[tuple[float, float], ...] = ()
 
 
-def refit_mean(posterior: Posterior, loader: Iterable, max_iterations: int) -> Refit:
+@dataclass(frozen=True)
+class RefitWatch:
+    """How a long refit is watched: kept in a file, looked at and ended between rounds of steps.
+
+    ``measure``: a number told of the model after each round, such as a validation loss. ``told``:
+    called with the history so far, (objective per datum, measure) per round, the start being the
+    first. ``file``: where it is kept, to be gone on with; None keeps nothing. A refit ends with
+    the round after which less than ``_CONVERGED_NATS`` can be gained.
+    """
+
+    measure: Callable[[nn.Module], float]
+    told: Callable[[list[tuple[float, float]]], None]
+    file: RefitFile | None = None
+    steps_per_round: int = 5
+
+
+def refit_mean(
+    posterior: Posterior,
+    loader: Iterable,
+    max_iterations: int,
+    n_data: float | None = None,
+    watch: RefitWatch | None = None,
+) -> Refit:
     """Minimise -log p(new data | w) + 1/2 (w - map)^T P (w - map) over the covered weights (E20).
 
     By L-BFGS in coordinates z in which the prior is N(0, 1), w = map + P^-1/2 z. The noise keeps
-    the values that the model gave it at the old mean.
+    the values that the model gave it at the old mean. n_data: how many the loader's data stand
+    for, None for their own number. Unwatched it goes to the minimum as far as rounding lets it.
+    Raises RefitStateError where the watch's file is of another refit.
     """
     with torch.inference_mode(False):
-        return _refit(posterior, _Objective(posterior, loader), max_iterations)
+        objective = _Objective(posterior, loader, n_data)
+        descent = _Descent(posterior, objective, max_iterations, watch)
+        with torch.enable_grad():
+            descent.run(max_iterations)
+        return descent.result()
 
 
-def _refit(posterior: Posterior, objective: _Objective, max_iterations: int) -> Refit:
-    z = torch.zeros(
-        sum(layer.matrix().numel() for layer in posterior.layers.values()),
-        dtype=torch.float64,
-        device=posterior.device,
-    )
-    optimizer = torch.optim.LBFGS(
-        [z.requires_grad_()],
-        max_iter=max_iterations,
-        max_eval=2 * max_iterations,
-        history_size=20,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )
+class _Descent:
+    """L-BFGS on the objective, in rounds where it is watched."""
 
-    def closure() -> Tensor:
-        value, z.grad = objective(z.detach())
-        return value
+    def __init__(
+        self,
+        posterior: Posterior,
+        objective: _Objective,
+        max_iterations: int,
+        watch: RefitWatch | None,
+    ):
+        self._posterior, self._objective, self._watch = posterior, objective, watch
+        steps = min(watch.steps_per_round, max_iterations) if watch else max_iterations
+        size = sum(layer.matrix().numel() for layer in posterior.layers.values())
+        z = torch.zeros(size, dtype=torch.float64, device=posterior.device)
+        self._z = z.requires_grad_()
+        self._optimizer = torch.optim.LBFGS(
+            [self._z],
+            max_iter=steps,
+            max_eval=2 * steps,
+            history_size=20,
+            tolerance_grad=1e-9,
+            tolerance_change=1e-14,
+            line_search_fn="strong_wolfe",
+        )
+        self._value, self._gradient = torch.tensor(math.inf), torch.full_like(z, math.inf)
+        self.history: list[tuple[float, float]] = []
 
-    with torch.enable_grad():
-        before = float(closure())
-        optimizer.step(closure)  # pyright: ignore
-        after, gradient = objective(z.detach())
-    z = z.detach()
-    # The objective curves with at least 1 in z (E20), so what is left to gain is |g|^2 / 2 nats.
-    converged = 0.5 * float(gradient.square().sum()) < _CONVERGED_NATS
-    moved, change = _moved(posterior, objective.change(z))
-    return Refit(
-        recorder=moved,
-        distance=float(z.norm()),
-        prior_change=change,
-        loss_before=before / objective.n_data,
-        loss_after=float(after) / objective.n_data,
-        converged=converged and math.isfinite(float(after)),
-    )
+    def run(self, max_iterations: int) -> None:
+        """Take steps until the minimum is reached, or so many are taken."""
+        if self._watch and self._watch.file:
+            self.history = self._watch.file.restore(self._optimizer, self._z)
+        self._evaluate()
+        if not self.history:
+            self._look()
+        while not self._is_done(max_iterations):
+            before = self._steps
+            self._optimizer.step(self._closure)  # pyright: ignore
+            self._evaluate()
+            self._look()
+            if self._watch and self._watch.file:
+                self._watch.file.save(self._optimizer, self._z, self.history)
+            if not self._watch or self._steps == before:
+                return
+
+    def result(self) -> Refit:
+        """Return the network at the mean that was reached."""
+        z, n_data = self._z.detach(), self._objective.n_data
+        moved, change = _moved(self._posterior, self._objective.change(z))
+        return Refit(
+            recorder=moved,
+            distance=float(z.norm()),
+            prior_change=change,
+            loss_before=self.history[0][0],
+            loss_after=float(self._value) / n_data,
+            converged=self._left_nats < _CONVERGED_NATS and math.isfinite(float(self._value)),
+            history=tuple(self.history),
+        )
+
+    @property
+    def _steps(self) -> int:
+        return int(self._optimizer.state[self._z].get("n_iter", 0))
+
+    @property
+    def _left_nats(self) -> float:
+        """Return what is left to gain at most: the objective curves with at least 1 in z (E20)."""
+        return 0.5 * float(self._gradient.square().sum())
+
+    def _is_done(self, max_iterations: int) -> bool:
+        reached = self._watch is not None and self._left_nats < _CONVERGED_NATS
+        return reached or self._steps >= max_iterations
+
+    def _closure(self) -> Tensor:
+        self._evaluate()
+        return self._value
+
+    def _evaluate(self) -> None:
+        self._value, self._gradient = self._objective(self._z.detach())
+        self._z.grad = self._gradient
+
+    def _look(self) -> None:
+        loss, measured = float(self._value) / self._objective.n_data, 0.0
+        if self._watch:
+            with torch.no_grad():
+                change = self._objective.change(self._z.detach())
+                measured = self._watch.measure(_moved(self._posterior, change)[0].model)
+        self.history.append((loss, measured))
+        if self._watch:
+            self._watch.told(self.history)
 
 
 class _Objective:
     """The negative log posterior of the new data as a function of z [p], with its gradient."""
 
-    def __init__(self, posterior: Posterior, loader: Iterable):
-        self._posterior, self._loader = posterior, loader
+    def __init__(self, posterior: Posterior, loader: Iterable, n_data: float | None):
+        self._posterior, self._loader, self._stands_for = posterior, loader, n_data
         self._precision = posterior.curvature.precision(
             posterior.n_data, posterior.prior_precision
         )
         self._model, self._at_map = bare_model(posterior.recorder), at_map(posterior.recorder)
-        self.n_data = 0
+        self.n_data = 0.0
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return value and gradient [p]; reads the data once."""
         z = z.clone().requires_grad_()
         weights = written(self._posterior, self.change(z))
         leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-        value = 0.5 * float(z.detach().square().sum())
-        self.n_data = 0
+        value, n_read = 0.0, 0
         totals = [torch.zeros_like(w) for w in leaves.values()]
         for x, target in self._loader:
-            self.n_data += len(target)
+            n_read += len(target)
             loss = self._loss(leaves, x, target)
             value += float(loss.detach())
             gradients = torch.autograd.grad(loss, list(leaves.values()))
             totals = [total + g for total, g in zip(totals, gradients, strict=True)]
-        if self.n_data == 0:
+        if n_read == 0:
             raise ValueError("the loader is empty")
+        self.n_data = float(self._stands_for or n_read)
+        weight = self.n_data / n_read
         (back,) = torch.autograd.grad(list(weights.values()), z, totals)
-        return torch.tensor(value, dtype=torch.float64), back + z.detach()
+        value = weight * value + 0.5 * float(z.detach().square().sum())
+        return torch.tensor(value, dtype=torch.float64), weight * back + z.detach()
 
     def change(self, z: Tensor) -> dict[str, Tensor]:
         """Return P^-1/2 z by layer [d_out, d_in]."""

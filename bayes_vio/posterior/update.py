@@ -49,21 +49,46 @@ _REFUSALS = {
 
 
 def updated(
-    posterior: Posterior, loader: Iterable, max_iterations: int, seed: int = 0
+    posterior: Posterior,
+    loader: Iterable,
+    max_iterations: int,
+    seed: int = 0,
+    n_data: float | None = None,
 ) -> Posterior:
     """Return the posterior after new data; see the module.
 
-    loader is like ``fit_posterior``'s. Raises ValueError where the structure cannot add
-    information.
+    loader is like ``fit_posterior``'s; n_data is how many its data stand for, None for their own
+    number. Raises ValueError where the structure cannot add information.
     """
+    check_updatable(posterior)
+    if iter(loader) is loader:
+        raise ValueError("the loader is an iterator, but is read often: give a DataLoader or list")
+    if n_data is not None and not 0.0 < n_data < math.inf:
+        raise ValueError(f"n_data must be positive, it is {n_data}")
+    moved = refit_mean(posterior, loader, max_iterations, n_data)
+    return with_information(posterior, moved, loader, seed, n_data)
+
+
+def check_updatable(posterior: Posterior) -> None:
+    """Raise ValueError where a posterior's structure cannot add information."""
     if posterior.report.structure in _REFUSALS:
         raise ValueError(
             f"structure {posterior.report.structure!r} cannot be updated: "
             f"{_REFUSALS[posterior.report.structure]}; fit it on all data"
         )
-    if iter(loader) is loader:
-        raise ValueError("the loader is an iterator, but is read often: give a DataLoader or list")
-    moved = refit_mean(posterior, loader, max_iterations)
+
+
+def with_information(
+    posterior: Posterior,
+    moved: Refit,
+    loader: Iterable,
+    seed: int = 0,
+    n_data: float | None = None,
+) -> Posterior:
+    """Return the posterior at its refitted mean with the information of the new data (E21).
+
+    The curvature is taken under the noise that ``moved``'s model gives now.
+    """
     data = Pass(
         recorder=moved.recorder,
         loader=loader,
@@ -73,7 +98,8 @@ def updated(
         device=posterior.device,
     )
     added = _added(data, posterior.curvature)
-    return _sum(posterior, moved, added)
+    n_new = float(added.tally.n_data) if n_data is None else float(n_data)
+    return _sum(posterior, moved, added, n_new)
 
 
 @dataclass(frozen=True)
@@ -85,8 +111,8 @@ class Added:
     misfit: dict[str, float]
 
 
-def _sum(posterior: Posterior, moved: Refit, added: Added) -> Posterior:
-    n_old, n_new = posterior.n_data, float(added.tally.n_data)
+def _sum(posterior: Posterior, moved: Refit, added: Added, n_new: float) -> Posterior:
+    n_old, log_likelihood = posterior.n_data, added.tally.log_likelihood
     share = n_new / (n_old + n_new)
     news = added.curvature.tensors()
     old = iter(posterior.curvature.tensors().items())
@@ -115,7 +141,7 @@ def _sum(posterior: Posterior, moved: Refit, added: Added) -> Posterior:
         posterior,
         recorder=moved.recorder,
         curvature=posterior.curvature.map(mixed),
-        log_likelihood=yesterday + added.tally.log_likelihood,
+        log_likelihood=yesterday + log_likelihood * n_new / added.tally.n_data,
         report=report,
     )
 

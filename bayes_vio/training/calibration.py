@@ -93,13 +93,30 @@ def calibrate(
     search = tuple((p, nll) for p, (_, nll) in zip(prior_precisions, fits, strict=True))
     index = min(range(len(fits)), key=lambda i: fits[i][1])
     best = Calibration(prior_precisions[index], *fits[index], search)
-    if bool((best.noise_scale.log() > 0.99 * _LARGEST_LOG_SCALE).any()):
+    _check_scale(best.noise_scale)
+    return best
+
+
+def calibrate_noise(
+    posterior: Posterior, batches: Iterable[tuple[MotionInput, Tensor]]
+) -> tuple[Tensor, float]:
+    """Return the best noise scale [6] under the posterior's own prior, and its NLL (nats).
+
+    Raises ValueError as ``calibrate`` does.
+    """
+    residual, (epistemic_cov,), noise_cov = _residuals([posterior], batches)
+    noise_scale, nll = fit_noise_scale(residual, epistemic_cov, noise_cov)
+    _check_scale(noise_scale)
+    return noise_scale, nll
+
+
+def _check_scale(noise_scale: Tensor) -> None:
+    if bool((noise_scale.log() > 0.99 * _LARGEST_LOG_SCALE).any()):
         raise ValueError(
-            f"the best noise scale {[round(s, 2) for s in best.noise_scale.tolist()]} is beyond a "
+            f"the best noise scale {[round(s, 2) for s in noise_scale.tolist()]} is beyond a "
             f"factor e^3: the noise does not carry over to validation; use more, or more similar, "
             f"training recordings"
         )
-    return best
 
 
 def fit_noise_scale(

@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bayes_vio.posterior import Posterior, fit_posterior
+from bayes_vio.posterior.refit import Refit, RefitWatch, refit_mean
+from bayes_vio.posterior.refit_state import RefitFile, RefitStateError
 from tests.cases import CASES, Case, classifier, mlp, normal, spd
 
 PRIOR = 0.8
@@ -42,13 +46,13 @@ def batches(x: Tensor, y: Tensor) -> list:
     return list(zip(x.split(7), y.split(7), strict=True))
 
 
-def assert_same(found: Posterior, truth: Posterior, x: Tensor) -> None:
+def assert_same(found: Posterior, truth: Posterior, x: Tensor, evidence_rel: float = 1e-9) -> None:
     for (name, p), q in zip(found.model.named_parameters(), truth.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6, msg=name)
     torch.testing.assert_close(found.functional_covariance(x), truth.functional_covariance(x))
     assert found.n_data == truth.n_data
     evidence = truth.log_marginal_likelihood()
-    assert found.log_marginal_likelihood() == pytest.approx(evidence, rel=1e-9)
+    assert found.log_marginal_likelihood() == pytest.approx(evidence, rel=evidence_rel)
     assert found.report.updates[-1].converged
 
 
@@ -196,3 +200,89 @@ def test_updating_works_in_every_autograd_mode(mode):
     )
     found = inside.functional_covariance(case.x)
     torch.testing.assert_close(found, outside.functional_covariance(case.x))
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    st.sampled_from(["full", "subnetwork"]),
+)
+def test_however_the_data_are_cut_the_end_is_one_fit_on_all(seed, sizes, structure):
+    """In a linear Gaussian model, whatever came when."""
+    first = 15
+    x, y = normal(first + sum(sizes), 3, seed=seed), normal(first + sum(sizes), 2, seed=seed + 1)
+    posterior, start = fit(x[:first], y[:first], structure), first
+    for size in sizes:
+        part = slice(start, start + size)
+        posterior, start = posterior.update(batches(x[part], y[part])), start + size
+    assert_same(posterior, fit(x, y, structure), x, 1e-7)
+
+
+@pytest.mark.parametrize("structure", ["full", "inf", "diagonal"])
+def test_data_that_stand_for_more_count_as_if_they_came_so_often(structure):
+    first = fit(X[:20], Y[:20], structure)
+    weighted = first.update(batches(X[20:], Y[20:]), n_data=3 * 20)
+    repeated = first.update(batches(X[20:].repeat(3, 1), Y[20:].repeat(3, 1)))
+    for p, q in zip(weighted.model.parameters(), repeated.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+    found, truth = (u.functional_covariance(X) for u in (weighted, repeated))
+    torch.testing.assert_close(found, truth, rtol=1e-6, atol=1e-9)
+    assert weighted.n_data == repeated.n_data
+    evidence = repeated.log_marginal_likelihood()
+    assert weighted.log_marginal_likelihood() == pytest.approx(evidence, rel=1e-7)
+    for n_data in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="n_data"):
+            first.update(batches(X, Y), n_data=n_data)
+
+
+class Stopped(Exception):
+    """Stands for a process that ends."""
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_a_watched_refit_that_was_stopped_goes_on_to_the_same_bits(tmp_path, rounds):
+    case = mlp()
+    posterior = fit_posterior(case.model, case.loader(), noise_cov=case.noise_cov)
+    # As many data of another kind: the mean has some way to go.
+    loader = [(2 * x, y + 1) for x, y in case.loader()]
+
+    def refit(file: RefitFile | None, stop_after: int | None = None) -> Refit:
+        seen: list[int] = []
+
+        def told(history: list[tuple[float, float]]) -> None:
+            seen.append(len(history))
+            if len(seen) == stop_after:
+                raise Stopped
+
+        measure = lambda model: float(model(case.x).sum())  # noqa: E731
+        watch = RefitWatch(measure, told, file, steps_per_round=2)
+        return refit_mean(posterior, loader, 30, watch=watch)
+
+    file = RefitFile(tmp_path / "refit", "this")
+    whole = refit(None)
+    assert len(whole.history) > 3
+    with pytest.raises(Stopped):
+        refit(file, rounds)
+    resumed = refit(file)
+    assert resumed.history == whole.history
+    pairs = zip(
+        resumed.recorder.model.parameters(), whole.recorder.model.parameters(), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(RefitStateError, match="other data"):
+        refit(RefitFile(tmp_path / "refit", "that"))
+
+
+def test_a_watched_refit_ends_near_the_minimum_of_an_unwatched_one():
+    case = mlp()
+    posterior = fit_posterior(case.model, case.loader(), noise_cov=case.noise_cov)
+    loader = [(2 * x, y + 1) for x, y in case.loader()]
+    watch = RefitWatch(lambda model: 0.0, lambda history: None)
+    near, exact = (
+        refit_mean(posterior, loader, 200, watch=watch),
+        refit_mean(posterior, loader, 200),
+    )
+    n = len(case.y)
+    assert 0 <= n * (near.loss_after - exact.loss_after) < 2e-3
+    assert near.converged
