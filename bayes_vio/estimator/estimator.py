@@ -287,7 +287,6 @@ class Estimator:
             cause=", ".join(cause.value for cause in causes),
             T_odom_base=self._odometry.T_odom_base,
             odom_cov=self._odometry.cov,
-            features=increment.features,
         )
 
     def _accumulate(self, increment: Increment, dt_s: float) -> tuple[Cause, ...]:

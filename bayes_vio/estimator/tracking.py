@@ -68,8 +68,6 @@ class MotionEstimate:
     T_earlier_later [4, 4]: the increment. epistemic_cov, noise_cov [6, 6]: the two parts of the
     covariance of its right perturbation (m, rad). cause: why the state is what it is, "" when
     tracking. T_odom_base [4, 4], odom_cov [6, 6] (right perturbation): accumulated up to stamp_ns.
-    features [6, size]: of the epistemic error, to tell what it shares with that of another
-    increment (``posterior.sketch``); None where the increment is a guess.
     """
 
     earlier_stamp_ns: int
@@ -82,7 +80,6 @@ class MotionEstimate:
     cause: str
     T_odom_base: NDArray[np.float64]
     odom_cov: NDArray[np.float64]
-    features: NDArray[np.float64] | None = None
 
     @property
     def cov(self) -> NDArray[np.float64]:

@@ -6,12 +6,13 @@ import torch
 
 from bayes_vio.artifact import MotionArtifact
 from bayes_vio.artifact_checks import resting_input
+from bayes_vio.posterior.sketch import FeatureSketch
 
 _RUNS = 3
 
 
 def warm_up(artifact: MotionArtifact, device: torch.device) -> None:
     """Predict from a still scene a few times, and throw the result away."""
-    still = resting_input().map(lambda tensor: tensor.to(device))
+    still, sketch = resting_input().map(lambda tensor: tensor.to(device)), FeatureSketch()
     for _ in range(_RUNS):
-        artifact.predict(still)
+        artifact.predict_features(still, sketch)
