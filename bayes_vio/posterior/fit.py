@@ -40,6 +40,7 @@ def fit_posterior(
     n_data: float | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
+    max_bytes: int | None = None,
 ) -> Posterior:
     """Fit a Laplace posterior around a trained model, which stays untouched.
 
@@ -49,7 +50,8 @@ def fit_posterior(
     "full", "subnetwork", "ella", or BackPACK's "kflr" and "kfra". layers: None for all that can be
     covered, "last", or names and fnmatch patterns. fisher: "type2", "mc", "empirical", or None:
     type2 up to 10 outputs, mc above. rank bounds L, the low rank's size, under "inf": the report
-    says what each layer has of it.
+    says what each layer has of it. max_bytes bounds what "inf" stores of all layers together: what
+    the diagonals leave of it goes where it keeps most trace, in grids of at most rank entries.
     subset_size: how many weights "subnetwork" takes of all layers; of layers chosen by layers= it
     takes every weight. n_points, n_eigen: "ella" looks at the kernel in so many pairs of a datum
     and an output, and keeps so many directions. noise_cov: a variance, [outputs],
@@ -68,6 +70,8 @@ def fit_posterior(
         raise ValueError(f"rank is {rank}: use 0, which is the diagonal, or more")
     frozen = frozen_copy(model, device)
     place = next(frozen.parameters()).device
+    if max_bytes is not None and kind is not Structure.INF:
+        raise ValueError(f"max_bytes chooses the grids of 'inf': leave it out of {structure!r}")
     coverage = cover(frozen, _first_data(loader, place), layers)
     chosen = make_likelihood(likelihood, noise_cov, coverage.n_outputs, place)
     recorder = Recorder(frozen, coverage.layers, coverage.copied)
@@ -86,6 +90,7 @@ def fit_posterior(
         n_outputs=coverage.n_outputs,
         n_data=n_data,
         rank=rank,
+        max_bytes=max_bytes,
         subset_size=subset_size if layers is None else None,
         n_points=n_points,
         n_eigen=n_eigen,

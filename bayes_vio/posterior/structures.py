@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import partial
 
 import torch
@@ -31,11 +32,12 @@ from bayes_vio.posterior.diagonal import DiagonalCurvature
 from bayes_vio.posterior.ella import EllaCurvature
 from bayes_vio.posterior.full import FullCurvature
 from bayes_vio.posterior.functional import bare_model, restricted
+from bayes_vio.posterior.grid import Grid, choose_grid, choose_grids
 from bayes_vio.posterior.kronecker import EfbCurvature, KfacCurvature, kfac_curvature
 from bayes_vio.posterior.network import NetworkCurvature
 from bayes_vio.posterior.nystrom import count, estimate_along, leading_directions
 from bayes_vio.posterior.report import CoveredLayer
-from bayes_vio.posterior.sparsify import Sparsification, sparsify
+from bayes_vio.posterior.sparsify import Sparsification, sparsify_on
 from bayes_vio.posterior.subnetwork import SubnetworkCurvature, estimate_selected, select_weights
 
 
@@ -44,12 +46,14 @@ class StructureSettings:
     """What structures are told beside the data; each reads its own.
 
     ``subset_size`` None: every weight of the covered layers. ``n_data`` None: counted.
+    ``max_bytes`` None: only ``rank`` bounds what INF stores.
     """
 
     prior_precision: Mapping[str, float]
     n_outputs: int
     n_data: float | None = None
     rank: int = 100
+    max_bytes: int | None = None
     subset_size: int | None = 1000
     n_points: int = 2000
     n_eigen: int = 20
@@ -172,18 +176,55 @@ def _fit_kfac(data: Pass, structure: Structure, settings: StructureSettings) -> 
     return _block_fit(data, _diagonal_fits(norms) | fits, tally)
 
 
-def _fit_corrected(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:
+def _fit_efb(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:  # noqa: ARG001
     corrected, norms, tally = estimate_corrected(data)
-    fit = _efb_fit if structure is Structure.EFB else partial(_inf_fit, rank=settings.rank)
-    fits = {name: fit(c) for name, c in corrected.items()}
+    fits = {name: _efb_fit(c) for name, c in corrected.items()}
     return _block_fit(data, _diagonal_fits(norms) | fits, tally)
 
 
+def _fit_inf(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:  # noqa: ARG001
+    max_numbers = _numbers_beside_diagonals(data, settings.max_bytes)
+    corrected, norms, tally = estimate_corrected(data)
+    grids = _grids({n: c.eigenvalues for n, c in corrected.items()}, settings.rank, max_numbers)
+    fits = {name: _inf_fit(c, grids[name]) for name, c in corrected.items()}
+    traces = {name: float(c.eigenvalues.sum()) for name, c in corrected.items()}
+    kept = sum(
+        traces[name] * fit.sparsification.kept_trace_share
+        for name, fit in fits.items()
+        if fit.sparsification
+    )
+    total = sum(traces.values())
+    fitted = _block_fit(data, _diagonal_fits(norms) | fits, tally)
+    return replace(fitted, details={"kept_trace_share": kept / total if total else 1.0})
+
+
+def _grids(
+    eigenvalues: Mapping[str, Tensor], rank: int, max_numbers: int | None
+) -> dict[str, Grid]:
+    if max_numbers is not None:
+        return choose_grids(eigenvalues, rank, max_numbers)
+    return {name: choose_grid(lam, rank) for name, lam in eigenvalues.items()}
+
+
+def _numbers_beside_diagonals(data: Pass, max_bytes: int | None) -> int | None:
+    """Return how many numbers the low ranks may store; raise ValueError where that is negative."""
+    if max_bytes is None:
+        return None
+    matrices = [layer.matrix() for layer in data.recorder.layers.values()]
+    size, n_diagonal = matrices[0].element_size(), sum(m.numel() for m in matrices)
+    if max_bytes < size * n_diagonal:
+        raise ValueError(
+            f"max_bytes is {max_bytes}, but the diagonals alone take {size * n_diagonal}: give "
+            "more, or cover fewer layers"
+        )
+    return max_bytes // size - n_diagonal
+
+
 _FITS: dict[Structure, Callable[[Pass, Structure, StructureSettings], StructureFit]] = {
-    Structure.INF: _fit_corrected,
+    Structure.INF: _fit_inf,
     Structure.DIAGONAL: _fit_diagonal,
     Structure.KFAC: _fit_kfac,
-    Structure.EFB: _fit_corrected,
+    Structure.EFB: _fit_efb,
     Structure.FULL: _fit_full,
     Structure.SUBNETWORK: _fit_subnetwork,
     Structure.ELLA: _fit_ella,
@@ -236,9 +277,11 @@ def _efb_fit(corrected: CorrectedCurvature) -> _LayerFit:
     return _LayerFit(block, Structure.EFB, corrected.sharing)
 
 
-def _inf_fit(corrected: CorrectedCurvature, rank: int) -> _LayerFit:
+def _inf_fit(corrected: CorrectedCurvature, grid: Grid) -> _LayerFit:
     basis = corrected.basis
-    block, kept = sparsify(basis.Q_g, basis.Q_a, corrected.eigenvalues, corrected.diagonal, rank)
+    block, kept = sparsify_on(
+        grid, basis.Q_g, basis.Q_a, corrected.eigenvalues, corrected.diagonal
+    )
     return _LayerFit(block, Structure.INF, corrected.sharing, kept)
 
 
