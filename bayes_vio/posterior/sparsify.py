@@ -20,8 +20,8 @@ class Sparsification:
     """What a layer's low rank keeps and what its diagonal could not correct.
 
     ``kept_trace_share``: of the trace of the corrected eigenvalues. ``clamped_share``: share of
-    diagonal entries that came out negative and are zero; ``clamped_mass``: their sum over the
-    trace; ``frobenius_error``: distance to EFB with the exact diagonal over the latter's norm.
+    diagonal entries that came out negative; ``clamped_mass``: their sum over the trace;
+    ``frobenius_error``: distance to EFB with the exact diagonal over the latter's norm.
     """
 
     rank_g: int
@@ -46,13 +46,18 @@ def sparsify(
 def sparsify_on(
     grid: Grid, Q_g: Tensor, Q_a: Tensor, eigenvalues: Tensor, exact_diagonal: Tensor
 ) -> tuple[InformationCurvature, Sparsification]:
-    """Return the sparse form of a layer's curvature on a given grid, and what it loses."""
+    """Return the sparse form of a layer's curvature on a given grid, and what it loses.
+
+    Where the low rank alone exceeds F_diag, the diagonal is that of the eigenvalues which are not
+    kept (E22): with zero, directions that the low rank does not hold would have the prior alone.
+    """
     rows, columns = grid
     U_g, U_a = Q_g[:, rows], Q_a[:, columns]
     kept = eigenvalues[rows][:, columns]
     correction = exact_diagonal - kronecker_diagonal(U_g, U_a, kept)
     negative = correction < 0
-    form = InformationCurvature(correction.clamp(min=0.0), U_g, U_a, kept)
+    rest = kronecker_diagonal(Q_g, Q_a, _without(eigenvalues, grid))
+    form = InformationCurvature(torch.where(negative, rest, correction), U_g, U_a, kept)
     tiny = torch.finfo(eigenvalues.dtype).tiny
     return form, Sparsification(
         rank_g=len(rows),
@@ -62,6 +67,13 @@ def sparsify_on(
         clamped_mass=float(-correction[negative].sum() / exact_diagonal.sum().clamp(min=tiny)),
         frobenius_error=_frobenius_error(Q_g, Q_a, eigenvalues, exact_diagonal, form),
     )
+
+
+def _without(eigenvalues: Tensor, grid: Grid) -> Tensor:
+    """Return the eigenvalues with those of the grid set to zero."""
+    rest = eigenvalues.clone()
+    rest[grid.rows[:, None], grid.columns] = 0.0
+    return rest
 
 
 def kronecker_diagonal(U_g: Tensor, U_a: Tensor, eigenvalues: Tensor) -> Tensor:

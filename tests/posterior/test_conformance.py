@@ -60,7 +60,10 @@ def dense_curvature(structure: str, case: Case, posterior: Posterior, layer: str
     assert_eigenvectors(block.U_g, G)
     kept = reference.corrected_eigenvalues(case, layer, block.U_g, block.U_a)
     low_rank = _spread(block.U_g, block.U_a, kept)
-    return low_rank + torch.diag((diagonal.flatten() - low_rank.diagonal()).clamp(min=0.0))
+    correction = diagonal.flatten() - low_rank.diagonal()
+    whole = dense_curvature("efb", case, make("efb", case), layer).diagonal()
+    rest = whole - low_rank.diagonal()
+    return low_rank + torch.diag(torch.where(correction < 0, rest, correction))
 
 
 def _spread(Q_g: Tensor, Q_a: Tensor, eigenvalues: Tensor) -> Tensor:

@@ -201,15 +201,33 @@ def test_inf_has_the_exact_diagonal_where_nothing_was_clamped(make):
         if covered.kind == "norm":
             continue
         block = posterior.curvature.blocks[covered.name]
-        unclamped = block.diagonal.flatten() > 0
         found = curvature(posterior, covered.name).diagonal()
         truth = reference.exact_diagonal(case, covered.name).flatten()
+        unclamped = truth >= found - block.diagonal.flatten()
         torch.testing.assert_close(found[unclamped], truth[unclamped], rtol=1e-9, atol=1e-12)
         assert (found >= truth - 1e-12).all()
         share = 1 - unclamped.double().mean()
         assert covered.sparsification.clamped_share == pytest.approx(float(share))
         n_exact += int(unclamped.sum())
     assert n_exact > 0
+
+
+@pytest.mark.parametrize("make", [mlp, classifier, attention, recurrent])
+def test_where_the_low_rank_exceeds_the_diagonal_inf_has_what_efb_leaves_to_it(make):
+    case = make()
+    inf, efb = fit(case, "inf", rank=4), fit(case, "efb")
+    n_clamped = 0
+    for covered in inf.report.covered:
+        if covered.kind == "norm":
+            continue
+        block = inf.curvature.blocks[covered.name]
+        found = curvature(inf, covered.name).diagonal()
+        low_rank = found - block.diagonal.flatten()
+        clamped = reference.exact_diagonal(case, covered.name).flatten() < low_rank
+        truth = curvature(efb, covered.name).diagonal()
+        torch.testing.assert_close(found[clamped], truth[clamped], rtol=1e-9, atol=1e-12)
+        n_clamped += int(clamped.sum())
+    assert n_clamped > 0
 
 
 def test_inf_at_full_rank_without_correction_is_efb():
