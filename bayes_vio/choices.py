@@ -28,3 +28,15 @@ class Predictive(str, Enum):
     AUTO = "auto"
     WHOLE = "whole"
     LAST_LAYER = "last_layer"
+
+
+class NumberFormat(str, Enum):
+    """What a posterior's numbers are rounded to and stored in.
+
+    NATIVE: the network's dtype. BFLOAT16: everything in it. FLOAT8: diagonals in e4m3 with powers
+    of two as scales of rows and columns, everything else in bfloat16.
+    """
+
+    NATIVE = "native"
+    BFLOAT16 = "bfloat16"
+    FLOAT8 = "float8"

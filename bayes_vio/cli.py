@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bayes_vio import __version__
-from bayes_vio.choices import Predictive, Structure
+from bayes_vio.choices import NumberFormat, Predictive, Structure
 from bayes_vio.cli_errors import explain
 from bayes_vio.cli_options import (
     ArtifactFolder,
@@ -199,6 +199,10 @@ def fit(
     batch_size: Annotated[int, typer.Option(help="Samples per step", min=1)] = 64,
     structure: PosteriorStructure = Structure.INF,
     rank: Annotated[int, typer.Option(help="Eigenvectors kept per layer", min=1)] = 100,
+    number_format: Annotated[
+        NumberFormat,
+        typer.Option(help="What inf and diagonal are stored in; native: float32"),
+    ] = NumberFormat.NATIVE,
     time_offset: Annotated[
         float | None,
         number("IMU stamp minus image stamp, s", -10, 10, show_default="estimated"),
@@ -254,6 +258,7 @@ def fit(
         ),
         structure=structure.value,
         rank=rank,
+        number_format=number_format.value,
         time_offset_s=time_offset,
         start_from=start_from,
         seed=seed,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bayes_vio.artifact import MotionArtifact, check_replaceable, read_description
-from bayes_vio.choices import Structure
+from bayes_vio.choices import NumberFormat, Structure
 from bayes_vio.data.bags import Topics
 from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.data.image_quality import usable_bounds
@@ -20,6 +20,7 @@ from bayes_vio.device import choose_device
 from bayes_vio.evaluation.fit_report import describe_fit, validation_errors, write_fit_report
 from bayes_vio.models.motion import MotionModel
 from bayes_vio.posterior import Posterior, fit_posterior
+from bayes_vio.posterior.number_format import check_format
 from bayes_vio.training.calibration import Calibration, calibrate, score
 from bayes_vio.training.correlation import correlations
 from bayes_vio.training.map_fit import MapEstimate, MapFitSettings, fit_map
@@ -52,11 +53,13 @@ class FitSettings:
     ``calibration_samples`` bound the samples that posterior and calibration read, spread evenly.
     ``start_from``: an artifact whose weights training begins with, as when a car's own recordings
     adapt the packaged one. ``device``: "auto", "cpu", "cuda" or "cuda:N".
+    ``number_format``: what the posterior is rounded to and stored in, "native" being float32.
     """
 
     map: MapFitSettings = field(default_factory=MapFitSettings)
     structure: str = "inf"
     rank: int = 100
+    number_format: str = "native"
     prior_precisions: tuple[float, ...] = (1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
     curvature_samples: int = 3000
     calibration_samples: int = 400
@@ -86,6 +89,7 @@ def fit(
     work_dir = work_dir or out.parent / f"{out.name}.work"
     device = choose_device(settings.device)
     check_structure(settings.structure)
+    check_format(NumberFormat(settings.number_format), settings.structure)
     check_replaceable(out)
     with sole_use(work_dir, "fit", cache=work_dir / "frames"):
         observer.stage("Reading recordings")
@@ -181,7 +185,8 @@ def _fit_posterior(
     )
     estimate.model.noise_scale.copy_(calibration.noise_scale)
     observer.stage("Fitting the posterior under the calibrated noise")
-    return posterior_under_noise(calibration.prior_precision), calibration
+    final = posterior_under_noise(calibration.prior_precision)
+    return final.with_number_format(settings.number_format), calibration
 
 
 def _assemble(

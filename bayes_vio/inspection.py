@@ -124,6 +124,11 @@ def _storage(artifact: MotionArtifact) -> Table:
         mark = "  <- this artifact" if structure == artifact.posterior.report.structure else ""
         size, ratio = 4 * numbers / _MIB, numbers / storage["diagonal"]
         table.add_row(f"{structure}{mark}", f"{size:.2f}", f"{ratio:.2f}")
+    table.add_row(
+        f"on disk, {artifact.posterior.number_format.value}",
+        f"{artifact.posterior.nbytes / _MIB:.2f}",
+        f"{artifact.posterior.nbytes / (4 * storage['diagonal']):.2f}",
+    )
     return table
 
 

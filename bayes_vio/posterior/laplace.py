@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayes_vio.choices import NumberFormat
 from bayes_vio.curvature.inputs import batch_size, map_tensors
 from bayes_vio.curvature.layers import Layer
 from bayes_vio.curvature.recorder import Recorder
 from bayes_vio.models.likelihood import Gaussian, Likelihood
 from bayes_vio.posterior.linearisation import Linearisation
 from bayes_vio.posterior.network import NetworkCurvature, NetworkPrecision
+from bayes_vio.posterior.number_format import check_format, encode, rounded
 from bayes_vio.posterior.predictive import (
     GaussianPrediction,
     LinkSettings,
@@ -230,8 +232,34 @@ class Posterior:
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes that the stored curvature takes."""
-        return sum(t.numel() * t.element_size() for t in self.curvature.tensors().values())
+        """Return the bytes that the stored curvature takes in its number format."""
+        return sum(t.numel() * t.element_size() for t in self.encoded().values())
+
+    @property
+    def number_format(self) -> NumberFormat:
+        """Return what the curvature's numbers are rounded to, and stored in."""
+        return NumberFormat(self.report.number_format)
+
+    def encoded(self) -> dict[str, Tensor]:
+        """Return the curvature's tensors as they are stored, by ``layer/field``."""
+        return encode(self.curvature.tensors(), self.number_format)
+
+    def with_number_format(self, value: NumberFormat | str) -> Posterior:
+        """Return the posterior with its curvature rounded to "bfloat16" or "float8".
+
+        Memory and arithmetic keep the network's dtype: what is saved is smaller, and loads to the
+        same bits. "native" takes no rounding back. Raises ValueError under structures other than
+        "inf" and "diagonal".
+        """
+        chosen = NumberFormat(value)
+        check_format(chosen, self.report.structure)
+        values = rounded(self.curvature.tensors(), chosen)
+        in_order = iter(values.values())
+        return replace(
+            self,
+            curvature=self.curvature.map(lambda _: next(in_order)),
+            report=replace(self.report, number_format=chosen.value),
+        )
 
     @property
     def storage(self) -> dict[str, int]:
@@ -247,11 +275,15 @@ class Posterior:
             likelihood=self.likelihood.to(device),
         )
 
-    def save(self, path: Path | str) -> None:
-        """Write one safetensors file, atomically; see ``storage``."""
+    def save(self, path: Path | str, number_format: NumberFormat | str | None = None) -> None:
+        """Write one safetensors file, atomically; see ``storage``.
+
+        ``number_format`` rounds first, see ``with_number_format``; None: as the numbers are.
+        """
         from bayes_vio.posterior.storage import save
 
-        save(self, Path(path))
+        whole = self if number_format is None else self.with_number_format(number_format)
+        save(whole, Path(path))
 
     @staticmethod
     def load(path: Path | str, model: nn.Module) -> Posterior:

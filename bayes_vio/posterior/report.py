@@ -50,7 +50,7 @@ class PosteriorReport:
     """How a posterior was fitted, layer by layer, and what stays at the MAP with its reason.
 
     ``details`` belongs to the structure: how many weights or directions it has, and what share of
-    the kernel's trace they hold.
+    the kernel's trace they hold. ``number_format``: what the numbers are rounded to and stored in.
     """
 
     structure: str
@@ -62,6 +62,7 @@ class PosteriorReport:
     uncovered: tuple[Uncovered, ...]
     details: dict[str, float] = field(default_factory=dict)
     updates: tuple[Update, ...] = ()
+    number_format: str = "native"
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested dicts and lists for JSON."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bayes_vio.choices import NumberFormat
 from bayes_vio.curvature.layers import Layer, as_layer
 from bayes_vio.curvature.recorder import Recorder, frozen_copy
 from bayes_vio.models.likelihood import Categorical, Gaussian, Likelihood
@@ -20,6 +21,7 @@ from bayes_vio.posterior.information import InformationCurvature
 from bayes_vio.posterior.kronecker import EfbCurvature, KfacCurvature
 from bayes_vio.posterior.laplace import Posterior
 from bayes_vio.posterior.network import NetworkCurvature
+from bayes_vio.posterior.number_format import check_format, decode
 from bayes_vio.posterior.report import CoveredLayer, PosteriorReport
 from bayes_vio.posterior.stored_values import check_noise_cov, check_stored
 from bayes_vio.posterior.subnetwork import SubnetworkCurvature
@@ -70,8 +72,8 @@ def load(path: Path, model: nn.Module) -> Posterior:
 
 
 def to_bytes(posterior: Posterior) -> bytes:
-    """Return the file's content: every stored tensor and the description."""
-    stored = dict(posterior.curvature.tensors())
+    """Return the file's content: every stored tensor in its number format, the description."""
+    stored = posterior.encoded()
     if isinstance(posterior.likelihood, Gaussian) and posterior.likelihood.noise_cov is not None:
         stored[_NOISE] = posterior.likelihood.noise_cov
     description = {
@@ -109,6 +111,9 @@ def _assemble(
     layers = [_layer(frozen, covered) for covered in report.covered]
     prior_precision = description["prior_precision"]
     noise_cov = stored.pop(_NOISE, None)
+    number_format = NumberFormat(report.number_format)
+    check_format(number_format, report.structure)
+    stored = decode(stored, number_format, next(frozen.parameters()).dtype)
     check_stored(report, stored, prior_precision, {c.name: c.shape for c in layers})
     check_noise_cov(noise_cov, report.n_outputs)
     device = next(frozen.parameters()).device

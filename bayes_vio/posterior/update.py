@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from bayes_vio.choices import NumberFormat
 from bayes_vio.curvature.diagonal import DiagonalSums
 from bayes_vio.curvature.estimate import (
     accumulate,
@@ -133,7 +134,11 @@ def _sum(posterior: Posterior, moved: Refit, added: Added, n_new: float) -> Post
         misfit=added.misfit,
     )
     report = replace(
-        posterior.report, n_data=n_old + n_new, updates=(*posterior.report.updates, update)
+        posterior.report,
+        n_data=n_old + n_new,
+        updates=(*posterior.report.updates, update),
+        # The sum is none of rounded numbers: rounding it again and again would lose new data.
+        number_format=NumberFormat.NATIVE.value,
     )
     # Yesterday's data at the new mean, by the Gaussian that stands for them (E20).
     yesterday = posterior.log_likelihood - 0.5 * moved.distance**2 + moved.prior_change
