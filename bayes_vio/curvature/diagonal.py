@@ -18,6 +18,10 @@ class DiagonalSums:
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out]."""
         self._layer.add_squares(self._sum, features, gradients)
 
+    def totals(self) -> list[Tensor]:
+        """Return the sum over data."""
+        return [self._sum]
+
     def mean(self, n_data: int) -> Tensor:
         """Return F_diag [d_out, d_in], a mean over data."""
         return self._sum / n_data

@@ -6,6 +6,7 @@ eigenbasis"; Lee et al. (2020), section 3.1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from bayes_vio.curvature.kfac import KroneckerFactors
 from bayes_vio.curvature.layer import Layer
+from bayes_vio.distributed import Workers
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,33 @@ def eigenbasis(factors: KroneckerFactors, resolution: float) -> Eigenbasis:
     input_eigenvalues, Q_a = _diagonalise(factors.A, factors.A_expand, resolution)
     output_eigenvalues, Q_g = _diagonalise(factors.G, factors.G_expand, resolution)
     return Eigenbasis(Q_g, Q_a, output_eigenvalues, input_eigenvalues)
+
+
+def eigenbases(
+    factors: Mapping[str, KroneckerFactors], layers: Mapping[str, Layer], workers: Workers
+) -> dict[str, Eigenbasis]:
+    """Diagonalise the factors of all layers, each by one of the workers.
+
+    What it found is copied to the others: where eigenvalues coincide another machine may choose
+    other vectors, and sums in two bases are none.
+    """
+    with workers.together():
+        bases = {
+            name: eigenbasis(f, layers[name].resolution) if workers.owns(i) else _room(f)
+            for i, (name, f) in enumerate(factors.items())
+        }
+    for i, basis in enumerate(bases.values()):
+        found = (basis.Q_g, basis.Q_a, basis.output_eigenvalues, basis.input_eigenvalues)
+        workers.copy(found, i % workers.size)
+    return bases
+
+
+def _room(factors: KroneckerFactors) -> Eigenbasis:
+    """Return an eigenbasis to be filled in."""
+    A, G = factors.A, factors.G
+    return Eigenbasis(
+        torch.empty_like(G), torch.empty_like(A), torch.empty_like(G[0]), torch.empty_like(A[0])
+    )
 
 
 def _diagonalise(factor: Tensor, tie: Tensor, resolution: float) -> tuple[Tensor, Tensor]:
@@ -63,6 +92,10 @@ class CorrectedEigenvalueSums:
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:  # noqa: ARG002
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out]."""
         self._layer.add_squares(self._sum, features @ self._Q_a, gradients @ self._Q_g)
+
+    def totals(self) -> list[Tensor]:
+        """Return the sum over data."""
+        return [self._sum]
 
     def mean(self, n_data: int) -> Tensor:
         """Return the corrected eigenvalues Lam [d_out, d_in], a mean over data."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from bayes_vio.curvature.diagonal import DiagonalSums
-from bayes_vio.curvature.eigenbasis import CorrectedEigenvalueSums, Eigenbasis, eigenbasis
+from bayes_vio.curvature.eigenbasis import CorrectedEigenvalueSums, Eigenbasis, eigenbases
 from bayes_vio.curvature.full import JointSums
 from bayes_vio.curvature.kfac import FactorSums, KroneckerFactors, Sharing
 from bayes_vio.curvature.layer import Layer
@@ -59,7 +59,7 @@ def estimate_corrected(
     """
     factors, norms, first = estimate_factors(data)
     kronecker, _ = _kinds(data)
-    bases = {name: eigenbasis(f, kronecker[name].resolution) for name, f in factors.items()}
+    bases = eigenbases(factors, kronecker, data.workers)
     eigenvalues = {n: CorrectedEigenvalueSums(c, bases[n]) for n, c in kronecker.items()}
     diagonals = {name: DiagonalSums(layer) for name, layer in kronecker.items()}
     second = accumulate(data, {name: [eigenvalues[name], diagonals[name]] for name in kronecker})
@@ -80,15 +80,17 @@ def estimate_joint(data: Pass) -> tuple[Tensor, Tally]:
     """Return the dense curvature [p, p] of all layers stacked; reads the data once."""
     layers = data.recorder.layers
     joint, tally = JointSums(list(layers.values())), Tally()
-    for _, recording, gradients in data.columns(tally):
-        joint.add(
-            [
-                layer.jacobian(
-                    layer.features(recording.inputs[name]), layer.gradients(gradients[name])
-                )
-                for name, layer in layers.items()
-            ]
-        )
+    with data.workers.together():
+        for _, recording, gradients in data.columns(tally):
+            joint.add(
+                [
+                    layer.jacobian(
+                        layer.features(recording.inputs[name]), layer.gradients(gradients[name])
+                    )
+                    for name, layer in layers.items()
+                ]
+            )
+    tally = data.total(tally, joint.totals())
     return joint.mean(tally.n_data), tally
 
 
@@ -98,17 +100,23 @@ class LayerSums(Protocol):
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:
         """Add features [batch, positions, d_in], gradients [batch, columns, positions, d_out]."""
 
+    def totals(self) -> list[Tensor]:
+        """Return every tensor that is a sum over data."""
+        ...
+
 
 def accumulate(data: Pass, sums: Mapping[str, Sequence[LayerSums]]) -> Tally:
     """Feed one reading of the data to the sums of every layer, by layer name."""
     tally = Tally()
-    for first_columns, recording, gradients in data.columns(tally):
-        for name, layer_sums in sums.items():
-            layer = data.recorder.layers[name]
-            for features, part in chunks(layer, recording.inputs[name], gradients[name]):
-                for layer_sum in layer_sums:
-                    layer_sum.add(features, part, first_columns)
-    return tally
+    with data.workers.together():
+        for first_columns, recording, gradients in data.columns(tally):
+            for name, layer_sums in sums.items():
+                layer = data.recorder.layers[name]
+                for features, part in chunks(layer, recording.inputs[name], gradients[name]):
+                    for layer_sum in layer_sums:
+                        layer_sum.add(features, part, first_columns)
+    every = [layer_sum for layer_sums in sums.values() for layer_sum in layer_sums]
+    return data.total(tally, (total for one in every for total in one.totals()))
 
 
 def _kinds(data: Pass) -> tuple[dict[str, Layer], dict[str, Layer]]:

@@ -33,6 +33,10 @@ class JointSums:
         rows = torch.cat([J.flatten(2) for J in jacobians], 2).flatten(0, 1).to(self._sum.dtype)
         self._sum += rows.mT @ rows
 
+    def totals(self) -> list[Tensor]:
+        """Return the sum over data."""
+        return [self._sum]
+
     def mean(self, n_data: int) -> Tensor:
         """Return the joint curvature [p, p], a mean over data."""
         return self._sum / n_data

@@ -51,8 +51,7 @@ class FactorSums:
         self._layer = layer
         self._A = {s: layer.zeros(d_in, d_in) for s in (Sharing.EXPAND, Sharing.REDUCE)}
         self._G = {s: layer.zeros(d_out, d_out) for s in (Sharing.EXPAND, Sharing.REDUCE)}
-        self._trace = layer.zeros()
-        self._n_positions = 1
+        self._trace, self._n_shared = layer.zeros(), layer.zeros()
 
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out].
@@ -69,10 +68,14 @@ class FactorSums:
 
     def _add_inputs(self, features: Tensor) -> None:
         n_positions = features.shape[1]
-        self._n_positions = max(self._n_positions, n_positions)
+        self._n_shared += len(features) if n_positions > 1 else 0
         each, mean = features.flatten(0, 1), features.mean(1)
         self._A[Sharing.EXPAND] += each.mT @ each / n_positions
         self._A[Sharing.REDUCE] += mean.mT @ mean
+
+    def totals(self) -> list[Tensor]:
+        """Return every tensor that is a sum over data."""
+        return [*self._A.values(), *self._G.values(), self._trace, self._n_shared]
 
     def factors(self, n_data: int) -> KroneckerFactors:
         """Return the means; with shared positions, of the setting whose trace is the truer one.
@@ -80,7 +83,7 @@ class FactorSums:
         tr(G (x) A) = tr(G) tr(A) is compared with E[sum_r |dW_r|^2] by their ratio: where REDUCE
         averages all gradients away, a block of zeros is not the truer one (E2).
         """
-        sharing = Sharing.NONE if self._n_positions == 1 else self._truer_sharing(n_data)
+        sharing = self._truer_sharing(n_data) if self._n_shared > 0 else Sharing.NONE
         key = Sharing.EXPAND if sharing is Sharing.NONE else sharing
         return KroneckerFactors(
             _mean(self._A[key], n_data),

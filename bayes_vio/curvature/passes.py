@@ -13,7 +13,8 @@ from torch import Tensor
 from bayes_vio.curvature.inputs import batch_size, map_tensors, tensors
 from bayes_vio.curvature.layer import Layer
 from bayes_vio.curvature.recorder import Recorder, Recording, ordinary, recording_gradients
-from bayes_vio.models.likelihood import Fisher, Likelihood, cotangents
+from bayes_vio.distributed import Workers
+from bayes_vio.models.likelihood import Fisher, Likelihood, cotangents, skip_labels
 
 # Numbers that one layer's temporary arrays may hold at once: on a CPU 8 MB in float32, since
 # larger ones leave its cache and are mapped anew at every allocation (three times as slow).
@@ -39,10 +40,24 @@ class Tally:
             self.checksum[0] += float(values.sum())
             self.checksum[1] += float(values.square().sum())
 
+    def over(self, workers: Workers, device: torch.device) -> Tally:
+        """Return the sum of all workers' tallies.
+
+        Raises ValueError where none of them has read anything.
+        """
+        values = [self.n_data, self.log_likelihood, *self.checksum]
+        n_data, log_likelihood, *checksum = workers.sum_numbers(values, device)
+        if not n_data:
+            raise ValueError("the loader gave nothing when read again: it must be re-iterable")
+        return Tally(int(n_data), log_likelihood, checksum)
+
 
 @dataclass(frozen=True)
 class Pass:
-    """How the data is read: once per call of ``columns``, the same way every time."""
+    """How the data is read: once per call of ``columns``, the same way every time.
+
+    ``workers`` read a part of the data each; ``start``: how many those before this one read.
+    """
 
     recorder: Recorder
     loader: Iterable
@@ -50,6 +65,8 @@ class Pass:
     fisher: Fisher
     seed: int
     device: torch.device
+    workers: Workers = field(default_factory=Workers)
+    start: int = 0
 
     def columns(
         self, tally: Tally
@@ -57,8 +74,7 @@ class Pass:
         """Yield (whether these are a batch's first columns, recording, {layer: gradients}).
 
         Output gradients are [columns, batch, ...], one tensor per use of the layer; the Fisher's
-        columns come a few at a time. Raises ValueError where a loss is not finite, or the loader
-        gives nothing.
+        columns come a few at a time. Raises ValueError where a loss is not finite.
         """
         generator = torch.Generator().manual_seed(self.seed)
         for i, (x, target) in enumerate(self.loader):
@@ -75,11 +91,25 @@ class Pass:
                     "infinity in its inputs and targets, then in the model's output"
                 )
             tally.log_likelihood += log_likelihood
+            if i == 0 and self.fisher is Fisher.MC:
+                skip_labels(self.likelihood, self.start, mean.shape[1], generator)
             roots = cotangents(self.fisher, self.likelihood, mean, noise, target, generator)
             for r, group in enumerate(roots.split(COLUMNS_AT_ONCE)):
                 yield r == 0, recording, recording.output_gradients(group, batched=False)
-        if not tally.n_data:
-            raise ValueError("the loader gave nothing when read again: it must be re-iterable")
+
+    def total(self, tally: Tally, sums: Iterable[Tensor]) -> Tally:
+        """Return what all workers read together, and add up their sums in place."""
+        self.workers.sum(sums)
+        return tally.over(self.workers, self.device)
+
+
+def data_before(loader: Iterable, workers: Workers) -> int:
+    """Return how many data the workers before this one have; reads the loader, if it must."""
+    if workers.size == 1:
+        return 0
+    with workers.together():
+        n_own = sum(batch_size(x) for x, _ in loader)
+    return sum(workers.gather(n_own)[: workers.rank])
 
 
 def onto(x: Any, device: torch.device) -> Any:

@@ -15,6 +15,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+# Labels that are drawn only to be left out, so many together.
+_SKIPPED_AT_ONCE = 4096
+
 
 class Fisher(Enum):
     """Which second moment of output gradients stands for the curvature.
@@ -152,6 +155,16 @@ def _full_cov(noise_cov: float | Tensor, n_outputs: int, device: torch.device) -
     if not torch.equal(cov, cov.mT) or torch.linalg.cholesky_ex(cov).info.item():
         raise ValueError("noise_cov is not symmetric positive definite")
     return cov
+
+
+def skip_labels(
+    likelihood: Likelihood, count: int, n_outputs: int, generator: torch.Generator
+) -> None:
+    """Bring a generator to where it is after the labels of ``count`` data were drawn."""
+    for start in range(0, count, _SKIPPED_AT_ONCE):
+        mean = torch.zeros(min(_SKIPPED_AT_ONCE, count - start), n_outputs)
+        noise = torch.eye(n_outputs, dtype=torch.float64).expand(len(mean), -1, -1)
+        likelihood.draw(mean, noise, generator)
 
 
 def cotangents(

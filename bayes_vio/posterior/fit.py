@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from bayes_vio.choices import Structure
 from bayes_vio.curvature.coverage import Coverage, cover
-from bayes_vio.curvature.inputs import map_tensors
-from bayes_vio.curvature.passes import Pass, onto
+from bayes_vio.curvature.passes import Pass, data_before, onto
 from bayes_vio.curvature.recorder import Recorder, frozen_copy
+from bayes_vio.distributed import Workers, current_workers
 from bayes_vio.models.likelihood import Fisher, make_likelihood
 from bayes_vio.posterior.laplace import Posterior, per_layer
 from bayes_vio.posterior.network import NetworkCurvature
 from bayes_vio.posterior.report import PosteriorReport
+from bayes_vio.posterior.shards import check_alike, first_data
 from bayes_vio.posterior.structures import StructureSettings, fit_structure
 
 # Above this many outputs one backward pass per output is dearer than drawing labels.
@@ -41,6 +40,7 @@ def fit_posterior(
     seed: int = 0,
     device: torch.device | str | None = None,
     max_bytes: int | None = None,
+    workers: Workers | None = None,
 ) -> Posterior:
     """Fit a Laplace posterior around a trained model, which stays untouched.
 
@@ -59,31 +59,46 @@ def fit_posterior(
     the loader's count. seed: labels drawn under "mc", points under "ella". device: where to work,
     None for the model's; data come there from the CPU.
 
+    workers: processes that fit together, None for all of the initialised process group (see
+    ``bayes_vio.distributed``); ``Workers()`` is this one alone. Each has its own part of the data
+    in its loader, of any length, and gets the posterior that one process with all of the parts in
+    a row would.
+
     Under "mc" labels are drawn datum by datum, and under "ella" points, so the result depends on
     the data's order; otherwise it depends on neither order nor batch size.
 
-    Raises ValueError where arguments contradict each other, the loader cannot be read twice, or
-    nothing can be covered.
+    Raises ValueError where arguments contradict each other, the loader cannot be read twice,
+    nothing can be covered, or workers have other models, settings or all the same data, and
+    WorkerError where another one fails.
     """
     kind = _structure(structure)
     if rank < 0:
         raise ValueError(f"rank is {rank}: use 0, which is the diagonal, or more")
+    workers = current_workers() if workers is None else workers
     frozen = frozen_copy(model, device)
     place = next(frozen.parameters()).device
     if max_bytes is not None and kind is not Structure.INF:
         raise ValueError(f"max_bytes chooses the grids of 'inf': leave it out of {structure!r}")
-    coverage = cover(frozen, _first_data(loader, place), layers)
+    check_alike(
+        workers, frozen, likelihood, structure, layers, fisher, rank, subset_size, n_points,
+        n_eigen, prior_precision, noise_cov, n_data, seed, max_bytes,
+    )  # fmt: skip
+    coverage = cover(frozen, onto(first_data(loader, workers), place), layers)
     chosen = make_likelihood(likelihood, noise_cov, coverage.n_outputs, place)
     recorder = Recorder(frozen, coverage.layers, coverage.copied)
     prior = per_layer(prior_precision, recorder.layers)
     exact = kind in (Structure.KFLR, Structure.KFRA) and fisher is None
+    second_moment = Fisher.TYPE2 if exact else _fisher(fisher, coverage.n_outputs)
+    is_ordered = second_moment is Fisher.MC or kind is Structure.ELLA
     data = Pass(
         recorder=recorder,
         loader=loader,
         likelihood=chosen,
-        fisher=Fisher.TYPE2 if exact else _fisher(fisher, coverage.n_outputs),
+        fisher=second_moment,
         seed=seed,
         device=place,
+        workers=workers,
+        start=data_before(loader, workers) if is_ordered else 0,
     )
     settings = StructureSettings(
         prior_precision=prior,
@@ -130,16 +145,6 @@ def _fisher(fisher: str | Fisher | None, n_outputs: int) -> Fisher:
     if fisher is None:
         return Fisher.TYPE2 if n_outputs <= MAX_TYPE2_OUTPUTS else Fisher.MC
     return Fisher(fisher)
-
-
-def _first_data(loader: Iterable, device: torch.device) -> Any:
-    """Return the first few inputs; raise ValueError for what cannot be read twice."""
-    # A DataLoader may keep its workers, and so its iterator, which then starts anew.
-    if not isinstance(loader, DataLoader) and iter(loader) is iter(loader):
-        raise ValueError("the loader is an iterator, but is read twice: give a DataLoader or list")
-    for x, _ in loader:
-        return onto(map_tensors(x, lambda t: t[:8]), device)
-    raise ValueError("the loader is empty")
 
 
 def _checked(curvature: NetworkCurvature, coverage: Coverage) -> NetworkCurvature:

@@ -6,7 +6,7 @@ of its outputs; its K leading eigenvectors give directions in weight space (E18)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor
 from bayes_vio.curvature.inputs import batch_size, map_tensors
 from bayes_vio.curvature.passes import Pass, Tally, chunks
 from bayes_vio.curvature.recorder import Recorder, ordinary, recording_gradients
-from bayes_vio.models.likelihood import cotangents
+from bayes_vio.distributed import Workers
+from bayes_vio.models.likelihood import Fisher, cotangents, skip_labels
 from bayes_vio.posterior.ella import parameter_tangents, tangent_features
 
 # Numbers that the gradients of one part of the points may hold.
@@ -44,6 +45,10 @@ class Points:
             columns.append(torch.cat([layer.jacobian(a, g).flatten(1) for a, g in parts]))
         return torch.cat(columns, 1).detach()
 
+    def to(self, device: torch.device) -> Points:
+        """Return the points on another device."""
+        return Points(map_tensors(self.x, lambda t: t.to(device)), self.outputs.to(device))
+
     def split(self, size: int) -> list[Points]:
         """Return the points in parts of at most ``size``."""
         starts = range(0, len(self.outputs), size)
@@ -63,31 +68,34 @@ class Directions:
     kept_trace_share: float
 
 
-def leading_directions(
-    data: Pass, n_data: int, n_outputs: int, n_points: int, n_eigen: int
-) -> Directions:
+def leading_directions(data: Pass, n_outputs: int, n_points: int, n_eigen: int) -> Directions:
     """Return the ``n_eigen`` leading directions of the kernel at ``n_points`` random points.
 
     Fewer where the kernel has a lower rank. The gradients of all points are never held at once:
-    they are computed anew for every part of the kernel.
+    they are computed anew for every part of the kernel. Workers know all points and have the rows
+    of some parts each.
     """
-    recorder = data.recorder
+    recorder, workers = data.recorder, data.workers
     shapes = {name: layer.shape for name, layer in recorder.layers.items()}
     sizes = [d_out * d_in for d_out, d_in in shapes.values()]
     step = max(1, _PART_NUMBERS // sum(sizes))
-    parts = [
-        part
-        for chosen in _draw_points(data, n_data, n_outputs, n_points)
-        for part in chosen.split(step)
-    ]
-    kernel = _kernel(recorder, parts)
+    points = _draw_points(data, n_outputs, n_points)
+    parts = [part for chosen in points for part in chosen.split(step)]
+    with workers.together():
+        kernel = _kernel(recorder, parts, workers)
+    workers.sum([kernel])
     eigenvalues, vectors = torch.linalg.eigh(kernel)
+    workers.copy([eigenvalues, vectors := vectors.contiguous()])
     resolution = next(iter(recorder.layers.values())).resolution
     resolved = eigenvalues > len(kernel) * resolution * eigenvalues[-1]
     kept = torch.nonzero(resolved)[:, 0][-n_eigen:].flip(0)
     weights = vectors[:, kept] * eigenvalues[kept].rsqrt()
-    V = _combined(recorder, parts, weights)
-    split = torch.linalg.qr(V).Q.mT.split(sizes, 1)
+    with workers.together():
+        V = _combined(recorder, parts, weights, workers)
+    workers.sum([V])
+    Q = torch.linalg.qr(V).Q.contiguous()
+    workers.copy([Q])
+    split = Q.mT.split(sizes, 1)
     return Directions(
         {name: p.unflatten(1, s) for (name, s), p in zip(shapes.items(), split, strict=True)},
         len(kernel),
@@ -100,19 +108,19 @@ def estimate_along(data: Pass, directions: dict[str, Tensor]) -> tuple[Tensor, T
     tangents = parameter_tangents(data.recorder, directions)
     first, tally = next(iter(directions.values())), Tally()
     total = first.new_zeros(len(first), len(first), dtype=torch.float64)
-    for x, target, generator in _batches(data, tally):
-        at = tangent_features(data.recorder, tangents, x)
-        noise = data.likelihood.noise_cholesky(at.mean, at.noise_cholesky)
-        tally.log_likelihood += float(data.likelihood.log_likelihood(at.mean, noise, target).sum())
-        roots = cotangents(data.fisher, data.likelihood, at.mean, noise, target, generator)
-        columns = torch.einsum("cbo,bok->cbk", roots, at.features).flatten(0, 1).double()
-        total += columns.mT @ columns
+    likelihood = data.likelihood
+    with data.workers.together():
+        for i, (x, target, generator) in enumerate(_batches(data, tally)):
+            at = tangent_features(data.recorder, tangents, x)
+            noise = likelihood.noise_cholesky(at.mean, at.noise_cholesky)
+            tally.log_likelihood += float(likelihood.log_likelihood(at.mean, noise, target).sum())
+            if i == 0 and data.fisher is Fisher.MC:
+                skip_labels(likelihood, data.start, at.mean.shape[1], generator)
+            roots = cotangents(data.fisher, likelihood, at.mean, noise, target, generator)
+            columns = torch.einsum("cbo,bok->cbk", roots, at.features).flatten(0, 1).double()
+            total += columns.mT @ columns
+    tally = data.total(tally, [total])
     return total / tally.n_data, tally
-
-
-def count(loader: Iterable) -> int:
-    """Return the number of data in a loader."""
-    return sum(batch_size(x) for x, _ in loader)
 
 
 def _batches(data: Pass, tally: Tally) -> Iterator[tuple[Any, Tensor, torch.Generator]]:
@@ -125,29 +133,35 @@ def _batches(data: Pass, tally: Tally) -> Iterator[tuple[Any, Tensor, torch.Gene
             yield ordinary(x), targets[rows].to(data.device), generator
 
 
-def _draw_points(data: Pass, n_data: int, n_outputs: int, n_points: int) -> list[Points]:
+def _draw_points(data: Pass, n_outputs: int, n_points: int) -> list[Points]:
     """Return distinct pairs of datum and output, drawn evenly; all where there are fewer."""
     generator = torch.Generator().manual_seed(data.seed)
+    with data.workers.together():
+        n_own = sum(batch_size(x) for x, _ in data.loader)
+    n_data = sum(data.workers.gather(n_own))
     drawn = torch.randperm(n_data * n_outputs, generator=generator)[:n_points].sort().values
     datum, output = drawn // n_outputs, drawn % n_outputs
-    found, start = [], 0
-    for x, _ in data.loader:
-        stop = start + batch_size(x)
-        here = (datum >= start) & (datum < stop)
-        index = datum[here] - start
-        if len(index):
-            chosen = map_tensors(x, lambda t, index=index: t[index.to(t.device)].to(data.device))
-            found.append(Points(ordinary(chosen), output[here].to(data.device)))
-        start = stop
-    return found
+    found, start = [], data.start
+    with data.workers.together():
+        for x, _ in data.loader:
+            stop = start + batch_size(x)
+            here = (datum >= start) & (datum < stop)
+            index = datum[here] - start
+            if len(index):
+                chosen = map_tensors(x, lambda t, index=index: t[index.to(t.device)].cpu())
+                found.append(Points(ordinary(chosen), output[here]))
+            start = stop
+    return [p.to(data.device) for own in data.workers.gather(found) for p in own]
 
 
-def _kernel(recorder: Recorder, parts: list[Points]) -> Tensor:
-    """Return J J^T [M, M] at the points, in float64."""
+def _kernel(recorder: Recorder, parts: list[Points], workers: Workers) -> Tensor:
+    """Return J J^T [M, M] at the points in float64, of that this worker's rows."""
     sizes = [len(p.outputs) for p in parts]
     kernel = parts[0].outputs.new_zeros(sum(sizes), sum(sizes), dtype=torch.float64)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     for i, part in enumerate(parts):
+        if not workers.owns(i):
+            continue
         rows, J = slice(starts[i], starts[i] + sizes[i]), part.jacobian(recorder)
         kernel[rows, rows] = (J @ J.mT).double()
         for j in range(i):
@@ -157,14 +171,17 @@ def _kernel(recorder: Recorder, parts: list[Points]) -> Tensor:
     return kernel
 
 
-def _combined(recorder: Recorder, parts: list[Points], weights: Tensor) -> Tensor:
-    """Return J^T weights [p, K], in float64."""
+def _combined(
+    recorder: Recorder, parts: list[Points], weights: Tensor, workers: Workers
+) -> Tensor:
+    """Return J^T weights [p, K] in float64, of that this worker's parts."""
+    n_weights = sum(layer.matrix().numel() for layer in recorder.layers.values())
+    total = weights.new_zeros(n_weights, weights.shape[1])
     pieces = weights.split([len(p.outputs) for p in parts])
-    products = (
-        (part.jacobian(recorder).mT @ piece.to(_dtype(recorder))).double()
-        for part, piece in zip(parts, pieces, strict=True)
-    )
-    return sum(products, start=torch.zeros((), dtype=torch.float64, device=weights.device))
+    for i, (part, piece) in enumerate(zip(parts, pieces, strict=True)):
+        if workers.owns(i):
+            total += part.jacobian(recorder).mT @ piece.to(_dtype(recorder))
+    return total
 
 
 def _dtype(recorder: Recorder) -> torch.dtype:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bayes_vio.curvature.inputs import map_tensors
 from bayes_vio.curvature.recorder import Recorder, ordinary
+from bayes_vio.distributed import Workers
 from bayes_vio.posterior.functional import at_map, bare_model, evaluate, plain_operations
 from bayes_vio.posterior.refit_state import RefitFile
 
@@ -57,16 +58,18 @@ def refit_mean(
     max_iterations: int,
     n_data: float | None = None,
     watch: RefitWatch | None = None,
+    workers: Workers | None = None,
 ) -> Refit:
     """Minimise -log p(new data | w) + 1/2 (w - map)^T P (w - map) over the covered weights (E20).
 
     By L-BFGS in coordinates z in which the prior is N(0, 1), w = map + P^-1/2 z. The noise keeps
     the values that the model gave it at the old mean. n_data: how many the loader's data stand
-    for, None for their own number. Unwatched it goes to the minimum as far as rounding lets it.
+    for, None for their own number. ``workers`` have a part of them each; None: this process has
+    all. Unwatched it goes to the minimum as far as rounding lets it.
     Raises RefitStateError where the watch's file is of another refit.
     """
     with torch.inference_mode(False):
-        objective = _Objective(posterior, loader, n_data)
+        objective = _Objective(posterior, loader, n_data, workers or Workers())
         descent = _Descent(posterior, objective, max_iterations, watch)
         with torch.enable_grad():
             descent.run(max_iterations)
@@ -166,8 +169,11 @@ class _Descent:
 class _Objective:
     """The negative log posterior of the new data as a function of z [p], with its gradient."""
 
-    def __init__(self, posterior: Posterior, loader: Iterable, n_data: float | None):
-        self._posterior, self._loader, self._stands_for = posterior, loader, n_data
+    def __init__(
+        self, posterior: Posterior, loader: Iterable, n_data: float | None, workers: Workers
+    ):
+        self._posterior, self._loader = posterior, loader
+        self._stands_for, self._workers = n_data, workers
         self._precision = posterior.curvature.precision(
             posterior.n_data, posterior.prior_precision
         )
@@ -179,20 +185,23 @@ class _Objective:
         z = z.clone().requires_grad_()
         weights = written(self._posterior, self.change(z))
         leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-        value, n_read = 0.0, 0
         totals = [torch.zeros_like(w) for w in leaves.values()]
-        for x, target in self._loader:
-            n_read += len(target)
-            loss = self._loss(leaves, x, target)
-            value += float(loss.detach())
-            gradients = torch.autograd.grad(loss, list(leaves.values()))
-            totals = [total + g for total, g in zip(totals, gradients, strict=True)]
+        n_own, own_loss = 0, 0.0
+        with self._workers.together():
+            for x, target in self._loader:
+                loss = self._loss(leaves, x, target)
+                n_own, own_loss = n_own + len(target), own_loss + float(loss.detach())
+                gradients = torch.autograd.grad(loss, list(leaves.values()))
+                totals = [total + g for total, g in zip(totals, gradients, strict=True)]
+        numbers = self._workers.sum_numbers([n_own, own_loss], self._posterior.device)
+        self._workers.sum(totals)
+        n_read, loss = int(numbers[0]), numbers[1]
         if n_read == 0:
             raise ValueError("the loader is empty")
         self.n_data = float(self._stands_for or n_read)
         weight = self.n_data / n_read
         (back,) = torch.autograd.grad(list(weights.values()), z, totals)
-        value = weight * value + 0.5 * float(z.detach().square().sum())
+        value = weight * loss + 0.5 * float(z.detach().square().sum())
         return torch.tensor(value, dtype=torch.float64), weight * back + z.detach()
 
     def change(self, z: Tensor) -> dict[str, Tensor]:

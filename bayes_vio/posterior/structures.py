@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayes_vio.choices import Structure
 from bayes_vio.curvature.coverage import Uncovered
-from bayes_vio.curvature.eigenbasis import eigenbasis
+from bayes_vio.curvature.eigenbasis import Eigenbasis, eigenbases
 from bayes_vio.curvature.estimate import (
     CorrectedCurvature,
     estimate_corrected,
@@ -19,7 +19,7 @@ from bayes_vio.curvature.estimate import (
     estimate_joint,
 )
 from bayes_vio.curvature.inputs import map_tensors
-from bayes_vio.curvature.kfac import KroneckerFactors, Sharing
+from bayes_vio.curvature.kfac import Sharing
 from bayes_vio.curvature.layers import Layer
 from bayes_vio.curvature.passes import Pass, Tally
 from bayes_vio.curvature.recorder import Recorder, ordinary, split_output
@@ -33,7 +33,7 @@ from bayes_vio.posterior.functional import bare_model, restricted
 from bayes_vio.posterior.grid import Grid, choose_grid, choose_grids
 from bayes_vio.posterior.kronecker import EfbCurvature, KfacCurvature, kfac_curvature
 from bayes_vio.posterior.network import NetworkCurvature
-from bayes_vio.posterior.nystrom import count, estimate_along, leading_directions
+from bayes_vio.posterior.nystrom import estimate_along, leading_directions
 from bayes_vio.posterior.report import CoveredLayer
 from bayes_vio.posterior.sparsify import Sparsification, sparsify_on
 from bayes_vio.posterior.subnetwork import SubnetworkCurvature, estimate_selected, select_weights
@@ -110,7 +110,10 @@ def _selection(
         for name, diagonal in diagonals.items()
     }
     n_weights = sum(v.numel() for v in variances.values())
-    selection = select_weights(variances, min(settings.subset_size, n_weights))
+    size = min(settings.subset_size, n_weights)
+    # Copied: the same weights on all workers, whatever rounding says of ties.
+    selection = data.workers.from_first(lambda: _on(select_weights(variances, size), "cpu"))
+    selection = _on(selection, data.device)
     reason = f"none of its weights is among the {settings.subset_size} of largest variance"
     return selection, tuple(
         Uncovered(name, reason, layer.parameter_names, layer.matrix().numel())
@@ -119,12 +122,14 @@ def _selection(
     )
 
 
+def _on(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
+    return {name: t.to(device) for name, t in tensors.items()}
+
+
 def _fit_ella(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:
     if settings.n_points < 1 or settings.n_eigen < 1:
         raise ValueError("structure 'ella' needs n_points and n_eigen of at least 1")
-    found = leading_directions(
-        data, count(data.loader), settings.n_outputs, settings.n_points, settings.n_eigen
-    )
+    found = leading_directions(data, settings.n_outputs, settings.n_points, settings.n_eigen)
     dtype = next(iter(data.recorder.layers.values())).matrix().dtype
     directions = {name: part.to(dtype) for name, part in found.directions.items()}
     matrix, tally = estimate_along(data, directions)
@@ -147,6 +152,10 @@ def _fit_backpack(data: Pass, structure: Structure, settings: StructureSettings)
         raise ValueError(
             f"structure {structure.value!r} needs BackPACK: pip install 'bayes_vio[backpack]'"
         ) from error
+    if data.workers.size > 1:
+        raise ValueError(
+            f"structure {structure.value!r} is fitted by one process: use 'kfac', or no others"
+        )
     if data.fisher is not Fisher.TYPE2:
         raise ValueError(f"structure {structure.value!r} has the exact Fisher: leave fisher None")
     model = bare_model(data.recorder)
@@ -169,8 +178,8 @@ def _fit_diagonal(data: Pass, structure: Structure, settings: StructureSettings)
 
 def _fit_kfac(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:  # noqa: ARG001
     factors, norms, tally = estimate_factors(data)
-    layers = data.recorder.layers
-    fits = {name: _kfac_fit(f, layers[name].resolution) for name, f in factors.items()}
+    bases = eigenbases(factors, data.recorder.layers, data.workers)
+    fits = {name: _kfac_fit(bases[name], f.sharing) for name, f in factors.items()}
     return _block_fit(data, _diagonal_fits(norms) | fits, tally)
 
 
@@ -263,10 +272,9 @@ def _diagonal_fits(diagonals: Mapping[str, Tensor]) -> dict[str, _LayerFit]:
     }
 
 
-def _kfac_fit(factors: KroneckerFactors, resolution: float) -> _LayerFit:
-    basis = eigenbasis(factors, resolution)
+def _kfac_fit(basis: Eigenbasis, sharing: Sharing) -> _LayerFit:
     block = KfacCurvature(basis.Q_g, basis.Q_a, basis.output_eigenvalues, basis.input_eigenvalues)
-    return _LayerFit(block, Structure.KFAC, factors.sharing)
+    return _LayerFit(block, Structure.KFAC, sharing)
 
 
 def _efb_fit(corrected: CorrectedCurvature) -> _LayerFit:

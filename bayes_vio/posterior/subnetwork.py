@@ -135,12 +135,14 @@ def estimate_selected(data: Pass, selection: Selection) -> tuple[Tensor, Tally]:
     layers, tally = data.recorder.layers, Tally()
     size = sum(len(index) for index in selection.values())
     total = next(iter(layers.values())).zeros(size, size)
-    for _, recording, gradients in data.columns(tally):
-        blocks = []
-        for name, index in selection.items():
-            parts = chunks(layers[name], recording.inputs[name], gradients[name])
-            terms = (LayerTerms(layers[name], features, g) for features, g in parts)
-            blocks.append(torch.cat([selected_jacobian(t, index) for t in terms]))
-        J = torch.cat(blocks, 2).flatten(0, 1).to(total.dtype)
-        total += J.mT @ J
+    with data.workers.together():
+        for _, recording, gradients in data.columns(tally):
+            blocks = []
+            for name, index in selection.items():
+                parts = chunks(layers[name], recording.inputs[name], gradients[name])
+                terms = (LayerTerms(layers[name], features, g) for features, g in parts)
+                blocks.append(torch.cat([selected_jacobian(t, index) for t in terms]))
+            J = torch.cat(blocks, 2).flatten(0, 1).to(total.dtype)
+            total += J.mT @ J
+    tally = data.total(tally, [total])
     return total / tally.n_data, tally

@@ -24,7 +24,8 @@ from bayes_vio.curvature.estimate import (
 )
 from bayes_vio.curvature.kfac import FactorSums
 from bayes_vio.curvature.layers import Layer
-from bayes_vio.curvature.passes import Pass, Tally
+from bayes_vio.curvature.passes import Pass, Tally, data_before
+from bayes_vio.distributed import Workers, current_workers
 from bayes_vio.models.likelihood import Fisher
 from bayes_vio.posterior.block import CurvatureBlock
 from bayes_vio.posterior.blockwise import BlockwiseCurvature
@@ -66,8 +67,9 @@ def updated(
         raise ValueError("the loader is an iterator, but is read often: give a DataLoader or list")
     if n_data is not None and not 0.0 < n_data < math.inf:
         raise ValueError(f"n_data must be positive, it is {n_data}")
-    moved = refit_mean(posterior, loader, max_iterations, n_data)
-    return with_information(posterior, moved, loader, seed, n_data)
+    workers = current_workers()
+    moved = refit_mean(posterior, loader, max_iterations, n_data, workers=workers)
+    return with_information(posterior, moved, loader, seed, n_data, workers)
 
 
 def check_updatable(posterior: Posterior) -> None:
@@ -85,18 +87,23 @@ def with_information(
     loader: Iterable,
     seed: int = 0,
     n_data: float | None = None,
+    workers: Workers | None = None,
 ) -> Posterior:
     """Return the posterior at its refitted mean with the information of the new data (E21).
 
     The curvature is taken under the noise that ``moved``'s model gives now.
     """
+    workers = current_workers() if workers is None else workers
+    fisher = Fisher(posterior.report.fisher)
     data = Pass(
         recorder=moved.recorder,
         loader=loader,
         likelihood=posterior.likelihood,
-        fisher=Fisher(posterior.report.fisher),
+        fisher=fisher,
         seed=seed,
         device=posterior.device,
+        workers=workers,
+        start=data_before(loader, workers) if fisher is Fisher.MC else 0,
     )
     added = _added(data, posterior.curvature)
     n_new = float(added.tally.n_data) if n_data is None else float(n_data)
@@ -192,6 +199,10 @@ class _GridSums:
         dtype = layer.matrix().dtype
         self._layer, self._U_g, self._U_a = layer, U_g.to(dtype), U_a.to(dtype)
         self.total = layer.zeros(U_g.shape[1], U_a.shape[1])
+
+    def totals(self) -> list[Tensor]:
+        """Return the sum over data."""
+        return [self.total]
 
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:  # noqa: ARG002
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out]."""

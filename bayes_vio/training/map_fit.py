@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bayes_vio.conventions import ANGULAR
 from bayes_vio.data.samples import MotionInput
+from bayes_vio.distributed import Workers, current_workers
 from bayes_vio.models.backbone import mean_angular_rate
 from bayes_vio.models.motion import MotionModel, MotionModelSettings
 from bayes_vio.training.augmentation import AugmentationSettings, augment
@@ -28,7 +29,7 @@ from bayes_vio.training.checkpoint import (
     restore_moments,
     save_checkpoint,
 )
-from bayes_vio.training.objective import gaussian_nll, tempered_nll
+from bayes_vio.training.objective import gaussian_nll, log_weight, tempered_nll
 
 
 class MotionBatches(Iterable[tuple[MotionInput, Tensor]], Sized, Protocol):
@@ -83,13 +84,16 @@ def fit_map(
 
     ``start``: a fitted model to go on from, which stays as it is; None begins with random weights.
     Each epoch's randomness depends on (seed, epoch) alone, so a fit that was killed and resumed
-    ends where an uninterrupted one does. Raises ValueError where a set is empty or a loss is not
-    finite.
+    ends where an uninterrupted one does. The workers of an initialised process group (see
+    bayes_vio.distributed) have the same samples and share every batch's work: their steps are one
+    process's up to rounding. The first alone reads and writes the checkpoint. Raises ValueError
+    where a set is empty or a loss is not finite.
     """
     if not len(train) or not len(validation):
         raise ValueError(
             f"nothing to fit: {len(train)} training and {len(validation)} validation samples"
         )
+    workers = current_workers()
     model = copy.deepcopy(start) if start else _fresh(train, settings, model_settings)
     model.requires_grad_(True).to(device)
     model.noise_scale.fill_(1.0)  # calibration comes after training
@@ -98,26 +102,32 @@ def fit_map(
     )
     progress, best = Progress(0, None, 0, [], []), copy.deepcopy(model.state_dict())
     fingerprint = _fingerprint(settings, model.settings, data_fingerprint)
-    if checkpoint.exists():
-        progress, groups = load_checkpoint(checkpoint, fingerprint)
+    saved = workers.from_first(
+        lambda: load_checkpoint(checkpoint, fingerprint) if checkpoint.exists() else None
+    )
+    if saved is not None:
+        progress, groups = saved
         model.load_state_dict(groups["weights"])
         restore_moments(optimizer, groups["moments"])
         best = groups["best"]
     resumed = progress.epochs
     while progress.epochs < settings.epochs and not _stalled(progress, settings):
-        loss = _train_epoch(model, optimizer, train, settings, progress.epochs, device)
-        nll = validation_nll(model, validation, settings.batch_size, device)
+        # Workers on unlike machines may round differently: they begin every epoch with one state.
+        workers.copy([*model.state_dict().values(), *optimizer_moments(optimizer).values()])
+        loss = _train_epoch(model, optimizer, train, settings, progress.epochs, device, workers)
+        nll = validation_nll(model, validation, settings.batch_size, device, workers)
         if progress.best_nll is None or nll < progress.best_nll:
             best = copy.deepcopy(model.state_dict())
         progress = _advance(progress, loss, nll)
-        save_checkpoint(
-            checkpoint,
-            fingerprint,
-            progress,
-            model.state_dict(),
-            best,
-            optimizer_moments(optimizer),
-        )
+        if workers.is_first:
+            save_checkpoint(
+                checkpoint,
+                fingerprint,
+                progress,
+                model.state_dict(),
+                best,
+                optimizer_moments(optimizer),
+            )
         if on_epoch is not None:
             on_epoch(progress)
     model.load_state_dict(best)
@@ -126,15 +136,25 @@ def fit_map(
 
 @torch.no_grad()
 def validation_nll(
-    model: MotionModel, samples: MotionSamples, batch_size: int, device: torch.device
+    model: MotionModel,
+    samples: MotionSamples,
+    batch_size: int,
+    device: torch.device,
+    workers: Workers | None = None,
 ) -> float:
-    """Return the mean NLL (nats per sample) of the model's mean and noise."""
+    """Return the mean NLL (nats per sample) of the model's mean and noise.
+
+    ``workers`` take batches in turn, and all have the mean over all of them.
+    """
+    workers = workers or Workers()
     model.eval()
     total, count = 0.0, 0
-    for x, target in samples.loader(batch_size):
-        mean, noise_cholesky = model(x.map(lambda t: t.to(device)))
-        total += float(gaussian_nll(mean, noise_cholesky, target.to(device)).sum())
+    for i, (x, target) in enumerate(samples.loader(batch_size)):
         count += len(target)
+        if workers.owns(i):
+            mean, noise_cholesky = model(x.map(lambda t: t.to(device)))
+            total += float(gaussian_nll(mean, noise_cholesky, target.to(device)).sum())
+    (total,) = workers.sum_numbers([total], device)
     if not math.isfinite(total):
         raise ValueError(
             "the validation loss is not finite; look at the validation recording's data"
@@ -186,7 +206,9 @@ def _train_epoch(
     settings: MapFitSettings,
     epoch: int,
     device: torch.device,
+    workers: Workers,
 ) -> float:
+    """Make one pass over the training batches and return the mean loss."""
     model.train()
     epoch_seed = settings.seed * 1_000_003 + epoch
     generator = torch.Generator().manual_seed(epoch_seed)
@@ -195,17 +217,42 @@ def _train_epoch(
     for step, (x, target) in enumerate(loader):
         x, target = augment(x, target, settings.augmentation, generator)
         _set_rate(optimizer, settings, (epoch + step / len(loader)) / settings.epochs)
-        mean, noise_cholesky = model(x.map(lambda t: t.to(device)))
-        loss = tempered_nll(mean, noise_cholesky, target.to(device), settings.beta).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = _add_gradients(model, x, target, settings.beta, device, workers)
         torch.nn.utils.clip_grad_norm_(
             model.parameters(), settings.gradient_clip, error_if_nonfinite=True
         )
         optimizer.step()
-        total += float(loss.detach()) * len(target)
+        total += loss * len(target)
         count += len(target)
     return total / count
+
+
+def _add_gradients(
+    model: MotionModel,
+    x: MotionInput,
+    target: Tensor,
+    beta: float,
+    device: torch.device,
+    workers: Workers,
+) -> float:
+    """Return the mean loss of a batch and leave its gradients; workers take some rows each."""
+    rows = workers.part(len(target))
+    mean, noise_cholesky = model(x.map(lambda t: t[rows].to(device)))
+    level = log_weight(noise_cholesky, beta).sum() / len(target)
+    workers.sum([level])
+    own = tempered_nll(mean, noise_cholesky, target[rows].to(device), beta, level)
+    loss = own.sum() / len(target)
+    loss.backward()
+    if workers.size == 1:
+        return float(loss.detach())
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    together = torch.cat([loss.detach()[None], *(g.flatten() for g in gradients)])
+    workers.sum([together])
+    (total,), *sums = together.split([1, *(g.numel() for g in gradients)])
+    for gradient, whole in zip(gradients, sums, strict=True):
+        gradient.copy_(whole.view_as(gradient))
+    return float(total)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, settings: MapFitSettings, fraction: float) -> None:
