@@ -226,13 +226,15 @@ def fit(
 ) -> None:
     """Fit an artifact from bags that carry IMU, images, calibration and a reference pose.
 
-    A fit that was stopped continues where it was when it is started again.
+    A fit that was stopped continues where it was when it is started again. On N CPUs or GPUs:
+    torchrun --nproc-per-node=N -m bayes_vio fit ... (docs/large.md).
 
     With --continue yesterday's posterior is today's prior: no old data are needed, what the new
     ones say is added to what is known, and OUT records its ancestry.
     """
     from bayes_vio.continual import ContinueSettings, continue_fit
     from bayes_vio.data.bags import Topics
+    from bayes_vio.distributed import launched_workers
     from bayes_vio.fit import FitSettings
     from bayes_vio.fit import fit as fit_artifact
     from bayes_vio.progress import FitDisplay
@@ -264,7 +266,7 @@ def fit(
         seed=seed,
         device=device,
     )
-    with FitDisplay() as display:
+    with launched_workers(device), FitDisplay() as display:
         fit_artifact(train, validation, out, settings, topics, extrinsics, work_dir, display)
 
 

@@ -133,6 +133,8 @@ def check_continued(context: typer.Context) -> None:
         if source is not None and source.name == "COMMANDLINE":
             option = name.replace("_", "-")
             raise typer.BadParameter(f"--{option} has no meaning with --continue; leave it out")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise typer.BadParameter("--continue runs in one process: start it without torchrun")
 
 
 def _device_name(value: str) -> str:

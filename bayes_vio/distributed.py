@@ -88,6 +88,18 @@ class Workers:
             _exchanged(lambda: dist.broadcast_object_list(made, 0))
         return made[0]
 
+    def first_then_others(
+        self, first: Callable[[], T], others: Callable[[], T] | None = None
+    ) -> T:
+        """Return what the first process makes, then what the others do, of the same by default.
+
+        For what the first leaves in files that the others read.
+        """
+        with self.together():
+            made = [first()] if self.is_first else []
+        with self.together():
+            return made[0] if self.is_first else (others or first)()
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """End a block on all processes where it fails on one; no exchanges within.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from bayes_vio.data.bags import Topics
 from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.data.image_quality import usable_bounds
 from bayes_vio.data.samples import Extrinsics
-from bayes_vio.device import choose_device
+from bayes_vio.distributed import Workers, current_workers, worker_device
 from bayes_vio.evaluation.fit_report import describe_fit, validation_errors, write_fit_report
 from bayes_vio.models.motion import MotionModel
 from bayes_vio.posterior import Posterior, fit_posterior
@@ -84,21 +86,26 @@ def fit(
     ``OUT.report`` beside it tells what went in, what was chosen and what may be trusted.
     ``work_dir`` keeps decoded frames and the checkpoint, by default beside ``out``. Raises
     BagError, TimeOffsetError or ValueError with one sentence on what is wrong with the input.
+
+    Under an initialised process group all of its workers call this alike and see the same folders:
+    they share training and curvature, the first does the rest, and all return the artifact.
     """
-    settings, observer = settings or FitSettings(), observer or FitObserver()
+    settings, workers = settings or FitSettings(), current_workers()
+    observer = observer if observer and workers.is_first else FitObserver()
     work_dir = work_dir or out.parent / f"{out.name}.work"
-    device = choose_device(settings.device)
-    check_structure(settings.structure)
-    check_format(NumberFormat(settings.number_format), settings.structure)
-    check_replaceable(out)
-    with sole_use(work_dir, "fit", cache=work_dir / "frames"):
-        observer.stage("Reading recordings")
-        recordings = read_recordings(
+    device = worker_device(settings.device)
+    with workers.together():
+        check_structure(settings.structure)
+        check_format(NumberFormat(settings.number_format), settings.structure)
+        check_replaceable(out)
+
+    def read() -> Recordings:
+        return read_recordings(
             train, validation, work_dir / "frames", topics, extrinsics,
             settings.time_offset_s, settings.seed, observer,
         )  # fmt: skip
-        estimate = _fit_map(recordings, work_dir, settings, device, observer)
-        posterior, calibration = _fit_posterior(estimate, recordings, settings, device, observer)
+
+    def finish() -> MotionArtifact:
         artifact = _assemble(estimate, posterior, calibration, recordings, settings, observer)
         artifact.save(out)
         observer.note(f"wrote {out}")
@@ -106,6 +113,23 @@ def fit(
             artifact, recordings, out, settings.calibration_samples, settings.map.epochs, observer
         )
         return artifact
+
+    with _sole_use(work_dir, workers):
+        observer.stage("Reading recordings")
+        recordings = workers.first_then_others(read)
+        estimate = _fit_map(recordings, work_dir, settings, device, observer)
+        posterior, calibration = _fit_posterior(estimate, recordings, settings, device, observer)
+        return workers.first_then_others(finish, lambda: MotionArtifact.load(out))
+
+
+@contextmanager
+def _sole_use(work_dir: Path, workers: Workers) -> Iterator[None]:
+    """Keep other fits out of a folder: the first worker's lock stands for all."""
+    with ExitStack() as held:
+        with workers.together():
+            if workers.is_first:
+                held.enter_context(sole_use(work_dir, "fit", cache=work_dir / "frames"))
+        yield
 
 
 def check_structure(name: str) -> None:
@@ -156,8 +180,9 @@ def _fit_posterior(
     observer: FitObserver,
 ) -> tuple[Posterior, Calibration]:
     """Fit the posterior, calibrate on validation, and fit again under the calibrated noise."""
+    workers = current_workers()
     train = MotionDataset(recordings.train, (1,))
-    loader = EvenSubset(train, settings.curvature_samples)
+    loader = EvenSubset(train, settings.curvature_samples, workers=workers)
     validation = EvenSubset(
         MotionDataset(recordings.validation, (1,)), settings.calibration_samples
     )
@@ -178,7 +203,9 @@ def _fit_posterior(
     observer.stage(f"Fitting the posterior ({settings.structure}) on {len(loader)} samples")
     first = posterior_under_noise(1.0)
     observer.stage("Choosing prior precision and noise scale on validation")
-    calibration = calibrate(first, validation, settings.prior_precisions)
+    calibration = workers.from_first(
+        lambda: calibrate(first, validation, settings.prior_precisions)
+    )
     observer.note(
         f"prior precision {calibration.prior_precision:g}; noise scale "
         + " ".join(f"{s:.2f}" for s in calibration.noise_scale.tolist())

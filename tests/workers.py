@@ -44,7 +44,8 @@ class Group:
         process = self.processes[rank]
         process.join(timeout_s)
         if process.is_alive():
-            process.kill()
+            for each in self.processes:
+                each.kill()
             raise AssertionError(f"worker {rank} hangs")
         file = self.folder / f"result_{rank}"
         if process.exitcode or not file.exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from bayes_vio.data.camera_rotation import (
 )
 from bayes_vio.data.dataset import MotionDataset, PreparedRecording, prepare
 from bayes_vio.data.samples import Extrinsics, MotionInput, TimeOffset
+from bayes_vio.distributed import Workers
 from bayes_vio.training.checkpoint import Progress
 
 
@@ -205,16 +206,21 @@ def even_rows(total: int, count: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class EvenSubset:
-    """A re-iterable of batches over rows spread evenly over a dataset, in order."""
+    """A re-iterable of batches over rows spread evenly over a dataset, in order.
+
+    Workers have some of the rows each.
+    """
 
     dataset: MotionDataset
     count: int
     batch_size: int = 32
+    workers: Workers = field(default_factory=Workers)
 
     def __len__(self) -> int:
         return min(self.count, len(self.dataset))
 
     def __iter__(self) -> Iterator[tuple[MotionInput, Tensor]]:
         rows = even_rows(len(self.dataset), self.count)
+        rows = rows[self.workers.part(len(rows))]
         for start in range(0, len(rows), self.batch_size):
             yield self.dataset.batch(rows[start : start + self.batch_size])
