@@ -69,12 +69,17 @@ def _diagonalise(factor: Tensor, tie: Tensor, resolution: float) -> tuple[Tensor
 
     Gradients need not vanish in the null space of a REDUCE factor, whose eigenvectors there are
     rounding's choice: without the tie the corrected eigenvalues would depend on the batch size.
+    Where the factor is its own tie they vanish there, and one diagonalisation is enough.
     """
     if not bool(torch.isfinite(factor).all()):
         raise ValueError("a Kronecker factor is not finite: look for infinity in the inputs")
     eigenvalues, Q = torch.linalg.eigh(factor)
-    largest = torch.maximum(eigenvalues[-1], torch.linalg.eigvalsh(tie)[-1])
+    largest = eigenvalues[-1]
+    if tie is not factor:
+        largest = torch.maximum(largest, torch.linalg.eigvalsh(tie)[-1])
     null = eigenvalues <= len(factor) * resolution * largest
+    if tie is factor or not bool(null.any()):
+        return torch.where(null, 0.0, eigenvalues), Q.contiguous()
     N = Q[:, null]
     Q = torch.cat([N @ torch.linalg.eigh(N.mT @ tie @ N)[1], Q[:, ~null]], 1)
     return torch.where(null, 0.0, eigenvalues), Q

@@ -32,8 +32,9 @@ class Sharing(Enum):
 class KroneckerFactors:
     """A [d_in, d_in] and G [d_out, d_out], uncentred means over data (E1).
 
-    ``A_expand`` and ``G_expand`` are the factors under EXPAND: every gradient lies in their range,
-    while REDUCE can average a direction away (attention's keys: their gradients sum to zero).
+    ``A_expand`` and ``G_expand`` are the factors under EXPAND, the same tensors but under REDUCE:
+    every gradient lies in their range, while REDUCE can average a direction away (attention's
+    keys: their gradients sum to zero).
     """
 
     A: Tensor
@@ -84,14 +85,11 @@ class FactorSums:
         averages all gradients away, a block of zeros is not the truer one (E2).
         """
         sharing = self._truer_sharing(n_data) if self._n_shared > 0 else Sharing.NONE
-        key = Sharing.EXPAND if sharing is Sharing.NONE else sharing
-        return KroneckerFactors(
-            _mean(self._A[key], n_data),
-            _mean(self._G[key], n_data),
-            sharing,
-            _mean(self._A[Sharing.EXPAND], n_data),
-            _mean(self._G[Sharing.EXPAND], n_data),
-        )
+        A, G = (_mean(sums[Sharing.EXPAND], n_data) for sums in (self._A, self._G))
+        if sharing is not Sharing.REDUCE:
+            return KroneckerFactors(A, G, sharing, A, G)
+        A_reduce, G_reduce = (_mean(sums[sharing], n_data) for sums in (self._A, self._G))
+        return KroneckerFactors(A_reduce, G_reduce, sharing, A, G)
 
     def _truer_sharing(self, n_data: int) -> Sharing:
         truth = float(self._trace / n_data)
