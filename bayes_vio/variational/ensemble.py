@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bayes_vio.models.likelihood import Likelihood, make_likelihood
 from bayes_vio.variational.data import first_inputs
-from bayes_vio.variational.layers import Layers, find_layers
+from bayes_vio.variational.layers import Layers, find_layers, stored_state
 from bayes_vio.variational.member import MapObjective, StackedObjective, refuse_coupled
 from bayes_vio.variational.posterior import VariationalPosterior
 from bayes_vio.variational.preparation import (
@@ -201,7 +201,7 @@ def _alone(
     model: nn.Module, likelihood: Likelihood, report: VariationalReport
 ) -> VariationalPosterior:
     fixed = fixed_copy(model)
-    stacked = {name: t.detach().clone()[None] for name, t in fixed.state_dict().items()}
+    stacked = {name: t.detach().clone()[None] for name, t in stored_state(fixed).items()}
     return VariationalPosterior(fixed, Members(stacked), likelihood, report)
 
 

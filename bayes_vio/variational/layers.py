@@ -80,6 +80,13 @@ def deterministic(
     return tuple(found)
 
 
+def stored_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers by name, each once where it has several names."""
+    kept = model.state_dict()
+    own = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor.detach() for name, tensor in own if name in kept}
+
+
 def weighted(model: nn.Module, name: str) -> Weighted:
     """Return a stochastic layer by name. Raises ValueError where it is none."""
     layer = model.get_submodule(name)

@@ -20,6 +20,7 @@ from bayes_vio.posterior.predictive import (
     entropy,
 )
 from bayes_vio.variational.data import check_inputs
+from bayes_vio.variational.layers import stored_state
 from bayes_vio.variational.report import VariationalReport
 from bayes_vio.variational.sampling import SampledOutputs, sampled_outputs
 from bayes_vio.variational.weights import GaussianWeights, WeightDistribution
@@ -46,7 +47,7 @@ class VariationalPosterior:
         self, n: int, generator: torch.Generator | None = None
     ) -> Iterator[dict[str, Tensor]]:
         """Yield n draws of all parameters and buffers, for ``torch.func.functional_call``."""
-        own = self._own()
+        own = stored_state(self.model)
         for draw in self.weights.draws(n, own, generator):
             yield own | draw
 
@@ -114,9 +115,6 @@ class VariationalPosterior:
 
         return load(Path(path), model)
 
-    def _own(self) -> dict[str, Tensor]:
-        return dict(self.model.state_dict(keep_vars=False))
-
     def _outputs(self, x: Any, n: int, generator: torch.Generator | None) -> SampledOutputs:
         if n < 1:
             raise ValueError(f"the number of samples must be at least 1, it is {n}")
@@ -124,7 +122,7 @@ class VariationalPosterior:
         for t in tensors(x):
             if t.device != self.device:
                 raise ValueError(f"an input lies on {t.device}, the posterior on {self.device}")
-        draws = self.weights.draws(n, self._own(), generator)
+        draws = self.weights.draws(n, stored_state(self.model), generator)
         return sampled_outputs(self.model, draws, ordinary(x), self.report.numbers_per_datum)
 
 

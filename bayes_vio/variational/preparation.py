@@ -46,7 +46,8 @@ def prepare(
     """
     trainable = trainable_copy(model, device)
     place = next(trainable.parameters()).device
-    found = find_layers(trainable, first_inputs(loader, place), layers)
+    with torch.inference_mode(False):
+        found = find_layers(trainable, first_inputs(loader, place), layers)
     chosen = make_likelihood(likelihood, noise_cov, found.n_outputs, place)
     if isinstance(chosen, Gaussian) and noise_cov is None and not found.has_noise:
         raise ValueError(
@@ -72,12 +73,14 @@ def train(
     run = Run(objective, prepared.data, prepared.likelihood, settings)
     path = None if checkpoint is None else Path(checkpoint)
     identity = restore(path, run) if path is not None else ""
-    for record in run.epochs():
-        if path is not None:
-            store(path, run, identity)
-        if on_epoch is not None:
-            on_epoch(record, lambda: finish(tuple(run.history)))
-    return finish(tuple(run.history))
+    # A caller's inference_mode would make constants of what is trained.
+    with torch.inference_mode(False):
+        for record in run.epochs():
+            if path is not None:
+                store(path, run, identity)
+            if on_epoch is not None:
+                on_epoch(record, lambda: finish(tuple(run.history)))
+        return finish(tuple(run.history))
 
 
 def trainable_copy(model: nn.Module, device: torch.device | str | None) -> nn.Module:

@@ -15,10 +15,12 @@ from bayes_vio.curvature.inputs import batch_size, map_tensors
 from bayes_vio.curvature.recorder import split_output
 from bayes_vio.posterior.functional import plain_operations
 
-# Numbers that the weights and activations of what runs in one call may hold: beyond, memory is
-# dearer than calls.
-_NUMBERS_AT_ONCE = {"cpu": 2**22}
+# Numbers that the weights and activations of what runs in one call may hold.
+_NUMBERS_AT_ONCE = {"cpu": 2**24}
 _NUMBERS_ELSEWHERE = 2**27
+# Networks run side by side save calls, and cost copies of their weights: on a CPU they gain where
+# a module handles no more numbers than this (a motion model at batch 1 2.4 times, LeNet nothing).
+_NUMBERS_PER_CALL = 2**14
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,10 @@ def sampled_outputs(
     draws: parameters and buffers by name; those left out are the model's. Raises ValueError where
     an output is not finite.
     """
-    device = next(model.parameters()).device
-    limit = _NUMBERS_AT_ONCE.get(device.type, _NUMBERS_ELSEWHERE)
     n_batch = batch_size(x)
+    limit = _NUMBERS_AT_ONCE.get(_device_type(model), _NUMBERS_ELSEWHERE)
     rows = max(1, min(n_batch, limit // numbers_per_datum))
-    numbers = rows * numbers_per_datum + sum(p.numel() for p in model.parameters())
-    at_once = 1 if _has_recurrence(model) else max(1, limit // numbers)
+    at_once = _networks_at_once(model, rows * numbers_per_datum, limit)
     parts = [map_tensors(x, lambda t, i=i: t[i : i + rows]) for i in range(0, n_batch, rows)]
     means, noise_cov, n = [], None, 0
     with plain_operations():
@@ -84,6 +84,16 @@ def _outputs(
     return mean, (cholesky @ cholesky.mT).sum(0)
 
 
-def _has_recurrence(model: nn.Module) -> bool:
-    """Tell whether the model holds what has no rule for several networks side by side."""
-    return any(isinstance(m, nn.RNNBase) for m in model.modules())
+def _networks_at_once(model: nn.Module, n_activations: int, limit: int) -> int:
+    """Return how many networks run side by side: one where that is faster, or all there is."""
+    modules = [m for m in model.modules() if not list(m.children())]
+    if any(isinstance(m, nn.RNNBase) for m in modules):
+        return 1
+    numbers = n_activations + sum(p.numel() for p in model.parameters())
+    if _device_type(model) == "cpu" and numbers > _NUMBERS_PER_CALL * len(modules):
+        return 1
+    return max(1, limit // numbers)
+
+
+def _device_type(model: nn.Module) -> str:
+    return next(model.parameters()).device.type

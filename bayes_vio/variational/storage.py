@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bayes_vio.models.likelihood import Categorical, Gaussian
 from bayes_vio.posterior.stored_values import check_noise_cov
 from bayes_vio.sealed import FormatError, pack, unpack
+from bayes_vio.variational.layers import stored_state
 from bayes_vio.variational.posterior import VariationalPosterior
 from bayes_vio.variational.preparation import fixed_copy
 from bayes_vio.variational.report import VariationalReport
@@ -63,7 +64,7 @@ def stored_tensors(
     """Return what a file holds, mostly-zero tensors as their values, and those ones' shapes."""
     weights, shared = posterior.weights.tensors(), isinstance(posterior.weights, Members)
     # An ensemble's members are all of its networks; the model is the first of them.
-    network = {} if shared else posterior.model.state_dict()
+    network = {} if shared else stored_state(posterior.model)
     tensors = {f"network/{n}": t for n, t in network.items()}
     tensors |= {f"weights/{n}": t for n, t in weights.items()}
     likelihood = posterior.likelihood
@@ -116,8 +117,11 @@ def _assemble(
     network = _group(tensors, "network/")
     if isinstance(weights, Members):
         network = {name: values[0] for name, values in weights.tensors().items()}
-    fixed.load_state_dict(network)
-    weights.check(fixed.state_dict())
+    own = stored_state(fixed)
+    if set(network) != set(own):
+        raise ValueError("its tensors are not those of the network")
+    fixed.load_state_dict(network, strict=False)
+    weights.check(own)
     place = None if noise_cov is None else noise_cov.to(device)
     likelihood = Gaussian(place) if report.likelihood == "gaussian" else Categorical()
     return VariationalPosterior(fixed, weights, likelihood, report)

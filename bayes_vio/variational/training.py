@@ -98,7 +98,7 @@ def negative_log_likelihood(output: Any, target: Tensor, likelihood: Likelihood)
         return F.cross_entropy(mean, target, reduction="none")
     if likelihood.noise_cov is not None or noise_cholesky is None:
         noise_cholesky = likelihood.noise_cholesky(mean, noise_cholesky).to(mean.dtype)
-    return gaussian_nll(mean, noise_cholesky, target)
+    return gaussian_nll(mean, noise_cholesky, target.to(mean.dtype))
 
 
 class Run:
