@@ -1,5 +1,6 @@
 """Variational posteriors over the weights of a network, and deep ensembles."""
 
+from bayes_vio.variational.compaction import compacted
 from bayes_vio.variational.ensemble import ensemble_of, fit_ensemble
 from bayes_vio.variational.mc_dropout import fit_mc_dropout
 from bayes_vio.variational.mean_field import fit_mean_field
@@ -12,6 +13,7 @@ __all__ = [
     "VariationalError",
     "VariationalPosterior",
     "VariationalReport",
+    "compacted",
     "ensemble_of",
     "fit_ensemble",
     "fit_mc_dropout",
