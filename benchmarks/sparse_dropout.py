@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from bayes_vio.variational import (
     VariationalPosterior,
+    compacted,
     fit_ensemble,
     fit_mc_dropout,
     fit_sparse_dropout,
@@ -204,6 +205,8 @@ def pruning(name: str, work: Path) -> dict[str, Any]:
         "validation_error_percent": validation.error_percent(posterior.model),
         "test_error_percent": test.error_percent(posterior.model),
         **sparsity(posterior),
+        "parameters": sum(p.numel() for p in posterior.model.parameters()),
+        "compacted_parameters": sum(p.numel() for p in compacted(posterior.model).parameters()),
         "file_bytes": sparse,
         "dense_bytes": dense,
         "first_layer": first_layer(posterior.model).tolist(),
