@@ -1,0 +1,158 @@
+"""What methods leave behind once fitted: predictions of classes from a network."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
+
+from bayes_vio.classification.batches import Batches
+from bayes_vio.classification.training import logits_of
+from bayes_vio.curvature.inputs import map_tensors
+from bayes_vio.posterior import ClassPrediction, LinkSettings, Posterior
+from bayes_vio.posterior.predictive import entropy
+
+# Bounds of the logarithm of a temperature.
+_LOG_TEMPERATURES = (-5.0, 5.0)
+
+
+class Fit(ABC):
+    """A fitted method; ``wide`` is for inputs whose predictions overflow the network's dtype."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Return the bytes stored beside one network's weights."""
+
+    @cached_property
+    def wide(self) -> Fit:
+        """Return the same in float64."""
+        return self._widened()
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """Return the network at its mean."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Fit:
+        """Return the same on another device."""
+
+    @abstractmethod
+    def predict(self, x: Any, link: LinkSettings) -> ClassPrediction:
+        """Return class probabilities at x, which is on the network's device."""
+
+    @abstractmethod
+    def _widened(self) -> Fit: ...
+
+
+@dataclass(frozen=True)
+class PointFit(Fit):
+    """One network, its logits divided by a temperature; it knows no epistemic uncertainty."""
+
+    model: nn.Module
+    temperature: float | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes stored beside the weights."""
+        return 0 if self.temperature is None else 8
+
+    def network(self) -> nn.Module:
+        """Return the one network."""
+        return self.model
+
+    def _widened(self) -> PointFit:
+        return replace(self, model=copy.deepcopy(self.model).double())
+
+    def to(self, device: torch.device | str) -> PointFit:
+        """Return the same on another device."""
+        return replace(self, model=copy.deepcopy(self.model).to(device))
+
+    @torch.no_grad()
+    def predict(self, x: Any, link: LinkSettings) -> ClassPrediction:  # noqa: ARG002
+        """Return softmax(logits / temperature); a link has nothing to do."""
+        logits = self.model(x).double() / (1.0 if self.temperature is None else self.temperature)
+        n, n_classes = logits.shape
+        probs = logits.softmax(-1)
+        none = logits.new_zeros(n)
+        cov = logits.new_zeros(n, n_classes, n_classes)
+        return ClassPrediction(probs, entropy(probs), none, logits, cov)
+
+
+@dataclass(frozen=True)
+class LaplaceFit(Fit):
+    """A Laplace posterior; its network is linearised in the weights."""
+
+    posterior: Posterior
+
+    def network(self) -> nn.Module:
+        """Return the network at the MAP."""
+        return self.posterior.model
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the stored curvature."""
+        return self.posterior.nbytes
+
+    def _widened(self) -> LaplaceFit:
+        recorder = self.posterior.recorder.to(self.posterior.device)
+        recorder.model.double()
+        curvature = self.posterior.curvature.map(lambda t: t.double())
+        return LaplaceFit(replace(self.posterior, recorder=recorder, curvature=curvature))
+
+    def to(self, device: torch.device | str) -> LaplaceFit:
+        """Return the same on another device."""
+        return LaplaceFit(self.posterior.to(device))
+
+    def predict(self, x: Any, link: LinkSettings) -> ClassPrediction:
+        """Return class probabilities of the Gaussian over logits."""
+        prediction = self.posterior.predict(x, link)
+        assert isinstance(prediction, ClassPrediction)
+        return prediction
+
+
+def temperature_scaled(model: nn.Module, validation: Batches) -> PointFit:
+    """Return the network with the temperature of lowest validation NLL.
+
+    Source: Guo et al. (2017), "On calibration of modern neural networks", section 4.2.
+    """
+    logits, target = logits_of(model, validation)
+
+    def nll(log_temperature: float) -> float:
+        scaled = logits * torch.tensor(-log_temperature, dtype=torch.float64).exp()
+        return float(nn.functional.cross_entropy(scaled, target))
+
+    found: Any = minimize_scalar(nll, bounds=_LOG_TEMPERATURES, method="bounded")
+    return PointFit(model, float(torch.tensor(found.x, dtype=torch.float64).exp()))
+
+
+def predict_in_full(fit: Fit, x: Any, link: LinkSettings) -> ClassPrediction:
+    """Return a finite prediction, made anew in float64 where the network's dtype overflows.
+
+    Raises ValueError where float64 does not suffice either.
+    """
+    prediction = _attempt(fit, x, link)
+    if prediction is None:
+        x = map_tensors(x, lambda t: t.double() if t.is_floating_point() else t)
+        prediction = _attempt(fit.wide, x, link)
+    if prediction is None:
+        raise ValueError("the network's output is not finite, not even in float64: scale x")
+    return prediction
+
+
+def _attempt(fit: Fit, x: Any, link: LinkSettings) -> ClassPrediction | None:
+    """Return the prediction, None where it is not finite."""
+    try:
+        prediction = fit.predict(x, link)
+    # What an eigendecomposition says of infinite covariances.
+    except torch.linalg.LinAlgError:  # pyright: ignore
+        return None
+    parts: list[Tensor] = [prediction.probs, prediction.logits_mean, prediction.logits_cov]
+    parts += [prediction.mutual_information]
+    return prediction if all(bool(torch.isfinite(p).all()) for p in parts) else None
