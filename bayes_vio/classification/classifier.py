@@ -82,9 +82,10 @@ class BayesianClassifier:
             raise ValueError(f"method {self.method.value!r} takes no prior_precision")
         if batch_size < 1 or (n_samples is not None and n_samples < 1):
             raise ValueError("batch_size and n_samples must be at least 1")
-        if isinstance(prior_precision, str):
-            prior_precision = named(PriorChoice, prior_precision, "prior_precision")
-        self._prior_precision: PriorPrecision = prior_precision
+        chooses = isinstance(prior_precision, str)
+        self._prior_precision: PriorPrecision = (
+            named(PriorChoice, prior_precision, "prior_precision") if chooses else prior_precision
+        )  # pyright: ignore
         self._start = model
         self._device = parameter_device(model) if device is None else torch.device(device)
         self._trains = train if train is not None else not self.method.is_post_hoc
@@ -183,6 +184,11 @@ class BayesianClassifier:
         if self._fit is None:
             raise ValueError("this classifier is not fitted: call fit or load first")
         return self._fit
+
+    @property
+    def network(self) -> nn.Module:
+        """Return the fitted network, at its mean."""
+        return self.fitted.network()
 
     @property
     def posterior(self) -> Posterior:

@@ -68,9 +68,6 @@ class PriorChoice(Enum):
 
 PriorPrecision = float | Mapping[str, float] | PriorChoice | None
 
-# Draws of logits in a search: they are the same for all candidates, so that few suffice.
-_SEARCH_SAMPLES = 128
-
 
 @dataclass(frozen=True)
 class FitRequest:
@@ -172,10 +169,7 @@ def _with_chosen_prior(posterior: Posterior, request: FitRequest) -> Posterior:
     elif request.validation is None:
         raise ValueError("prior_precision 'validation_nll' needs validation data")
     else:
-        link = LinkSettings(
-            request.link.link, min(request.link.n_samples, _SEARCH_SAMPLES), request.link.seed
-        )
-        chosen = minimize_nll(posterior, request.validation, link=link)
+        chosen = minimize_nll(posterior, request.validation, link=request.link)
     _tell(request, "prior precision", 1)
     return chosen
 
