@@ -68,7 +68,7 @@ class BayesianClassifier:
         n_samples: draws of logits (None: 512) or, under a variational method, of networks (None:
         32). batch_size: of data in memory. device: where to work, None for the model's.
         on_progress(stage, done, total) is told what is being done. options: the method's own
-        settings, as ``fit_posterior``'s ``rank`` or ``layers``.
+        settings, as ``fit_posterior``'s ``rank`` or ``fit_ensemble``'s ``members``.
 
         Raises ValueError for a method, setting or combination that does not exist.
         """
@@ -128,6 +128,7 @@ class BayesianClassifier:
             validation=held_out,
             prior_precision=self._prior_precision,
             link=self._link,
+            training=self._training,
             options=self._options,
             seed=self._seed,
             on_progress=self._on_progress,
@@ -205,7 +206,7 @@ class BayesianClassifier:
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes that are stored beside one network's weights."""
+        """Return the bytes of all that is stored: weights, and what the method adds."""
         return self.fitted.nbytes
 
     def to(self, device: torch.device | str) -> BayesianClassifier:
@@ -244,11 +245,11 @@ class BayesianClassifier:
         }
 
     @staticmethod
-    def restored(model: nn.Module, description: Mapping[str, Any], fit: Fit) -> BayesianClassifier:
+    def restored(fit: Fit, description: Mapping[str, Any]) -> BayesianClassifier:
         """Return the fitted classifier that ``describe`` described."""
         settings = ("link", "n_samples", "batch_size", "seed")
         classifier = BayesianClassifier(
-            model,
+            fit.network(),
             description["method"],
             **{name: description[name] for name in settings},
             **description["options"],

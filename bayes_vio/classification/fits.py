@@ -17,6 +17,7 @@ from bayes_vio.classification.training import logits_of
 from bayes_vio.curvature.inputs import map_tensors
 from bayes_vio.posterior import ClassPrediction, LinkSettings, Posterior
 from bayes_vio.posterior.predictive import entropy
+from bayes_vio.variational import VariationalPosterior
 
 # Bounds of the logarithm of a temperature.
 _LOG_TEMPERATURES = (-5.0, 5.0)
@@ -28,7 +29,7 @@ class Fit(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Return the bytes stored beside one network's weights."""
+        """Return the bytes of all that is stored: weights, and what the method adds."""
 
     @cached_property
     def wide(self) -> Fit:
@@ -60,8 +61,8 @@ class PointFit(Fit):
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes stored beside the weights."""
-        return 0 if self.temperature is None else 8
+        """Return the bytes of the weights."""
+        return weight_bytes(self.model)
 
     def network(self) -> nn.Module:
         """Return the one network."""
@@ -97,8 +98,8 @@ class LaplaceFit(Fit):
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of the stored curvature."""
-        return self.posterior.nbytes
+        """Return the bytes of the weights and of the stored curvature."""
+        return weight_bytes(self.network()) + self.posterior.nbytes
 
     def _widened(self) -> LaplaceFit:
         recorder = self.posterior.recorder.to(self.posterior.device)
@@ -115,6 +116,43 @@ class LaplaceFit(Fit):
         prediction = self.posterior.predict(x, link)
         assert isinstance(prediction, ClassPrediction)
         return prediction
+
+
+@dataclass(frozen=True)
+class SampledFit(Fit):
+    """A distribution of networks, of which some are drawn: the same ones for every input."""
+
+    posterior: VariationalPosterior
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the distribution's parameters; zeros of pruned weights take none."""
+        return self.posterior.nbytes
+
+    def network(self) -> nn.Module:
+        """Return the network of mean weights; of an ensemble the first member."""
+        return self.posterior.model
+
+    def to(self, device: torch.device | str) -> SampledFit:
+        """Return the same on another device."""
+        return SampledFit(self.posterior.to(device))
+
+    def predict(self, x: Any, link: LinkSettings) -> ClassPrediction:
+        """Return class probabilities averaged over networks: all members, or n_samples drawn."""
+        n = None if self.posterior.weights.is_finite else link.n_samples
+        prediction = self.posterior.predict(x, n, link.seed)
+        assert isinstance(prediction, ClassPrediction)
+        return prediction
+
+    def _widened(self) -> SampledFit:
+        model = copy.deepcopy(self.posterior.model).double()
+        weights = self.posterior.weights.map(lambda t: t.double() if t.is_floating_point() else t)
+        return SampledFit(replace(self.posterior, model=model, weights=weights))
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Return the bytes of a network's parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
 
 
 def temperature_scaled(model: nn.Module, validation: Batches) -> PointFit:

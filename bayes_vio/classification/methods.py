@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import torch
 from torch import nn
 
-from bayes_vio.classification.batches import Batches
-from bayes_vio.classification.fits import Fit, LaplaceFit, PointFit, temperature_scaled
-from bayes_vio.classification.training import OnProgress
+from bayes_vio.classification.batches import Batches, shuffled
+from bayes_vio.classification.fits import (
+    Fit,
+    LaplaceFit,
+    PointFit,
+    SampledFit,
+    temperature_scaled,
+)
+from bayes_vio.classification.training import OnProgress, TrainingSettings
 from bayes_vio.posterior import LinkSettings, Posterior, fit_posterior
 from bayes_vio.posterior.hyperparameters import maximize_marginal_likelihood, minimize_nll
+from bayes_vio.variational import (
+    VariationalPosterior,
+    fit_ensemble,
+    fit_mc_dropout,
+    fit_mean_field,
+    fit_sparse_dropout,
+)
 
 
 class Method(Enum):
@@ -59,6 +74,14 @@ _STRUCTURES = {
 }
 
 
+_VARIATIONAL: dict[Method, Callable[..., VariationalPosterior]] = {
+    Method.MC_DROPOUT: fit_mc_dropout,
+    Method.MEAN_FIELD: fit_mean_field,
+    Method.SPARSE_DROPOUT: fit_sparse_dropout,
+    Method.ENSEMBLE: fit_ensemble,
+}
+
+
 class PriorChoice(Enum):
     """What chooses a Laplace posterior's prior precision."""
 
@@ -82,6 +105,7 @@ class FitRequest:
     validation: Batches | None
     prior_precision: PriorPrecision
     link: LinkSettings
+    training: TrainingSettings
     options: Mapping[str, Any]
     seed: int
     on_progress: OnProgress | None
@@ -95,7 +119,9 @@ def fit_method(request: FitRequest) -> Fit:
         if request.validation is None:
             raise ValueError("method 'temperature' needs validation data to choose it on")
         return temperature_scaled(request.model, request.validation)
-    return LaplaceFit(_fit_laplace(request))
+    if request.method.is_laplace:
+        return LaplaceFit(_fit_laplace(request))
+    return SampledFit(_fit_variational(request))
 
 
 def named(kind: type[Enum], value: Any, what: str) -> Any:
@@ -120,16 +146,47 @@ def check_options(method: Method, options: Mapping[str, Any]) -> None:
 
 def own_options(method: Method) -> list[str]:
     """Return the names of a method's own settings."""
+    if method in _VARIATIONAL:
+        return [n for n in _parameters(_VARIATIONAL[method]) if n not in _FIXED]
     if not method.is_laplace:
         return []
-    fixed = {"likelihood", "structure", "prior_precision", "noise_cov", "seed", "device"}
-    fixed |= {"layers"} if method is Method.LAST_LAYER else set()
-    return _settings(fit_posterior, fixed)
+    fixed = _FIXED | ({"layers"} if method is Method.LAST_LAYER else set())
+    return [name for name in _parameters(fit_posterior) if name not in fixed]
 
 
-def _settings(function: Callable, fixed: set[str]) -> list[str]:
-    """Return the parameters of a fit function behind model and data that a caller may set."""
-    return [name for name in list(inspect.signature(function).parameters)[2:] if name not in fixed]
+# Parameters of fit functions that a classifier sets itself.
+_FIXED = {"likelihood", "structure", "prior_precision", "noise_cov", "seed", "device"}
+_FIXED |= {"epochs", "learning_rate", "on_epoch"}
+
+
+def _parameters(function: Callable) -> list[str]:
+    """Return the names of a fit function's parameters behind model and data."""
+    return list(inspect.signature(function).parameters)[2:]
+
+
+def _fit_variational(request: FitRequest) -> VariationalPosterior:
+    """Train a distribution of networks; its Gaussian prior, if any, is that of the training."""
+    fit, training = _VARIATIONAL[request.method], request.training
+    generator = torch.Generator().manual_seed(request.seed)
+    options = dict(request.options)
+    if "prior_precision" in _parameters(fit):
+        options["prior_precision"] = training.prior_precision
+    total, done = training.epochs * options.get("members", 1), itertools.count(1)
+
+    def on_epoch(*_: Any) -> None:
+        if request.on_progress:
+            request.on_progress("training", next(done), total)
+
+    return fit(
+        request.model,
+        shuffled(request.train, training.batch_size, generator),
+        likelihood="categorical",
+        epochs=training.epochs,
+        learning_rate=training.learning_rate,
+        seed=request.seed,
+        on_epoch=on_epoch,
+        **options,
+    )
 
 
 def _fit_laplace(request: FitRequest) -> Posterior:

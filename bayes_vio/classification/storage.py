@@ -1,5 +1,6 @@
 """Classifiers on disk: a folder of classifier.json, weights.safetensors and, under Laplace,
-posterior.safetensors. The JSON is sealed and holds the hashes of the other files."""
+posterior.safetensors; a variational one has its weights in variational.safetensors. The JSON is
+sealed and holds the hashes of the other files."""
 
 from __future__ import annotations
 
@@ -13,14 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from bayes_vio.classification.classifier import BayesianClassifier
-from bayes_vio.classification.fits import Fit, LaplaceFit, PointFit
+from bayes_vio.classification.fits import Fit, LaplaceFit, PointFit, SampledFit
 from bayes_vio.posterior import storage as posterior_storage
 from bayes_vio.sealed import FormatError, check_seal, check_version, pack, parse, sealed, unpack
+from bayes_vio.variational import storage as variational_storage
 from bayes_vio.whole_files import partial_folder, read_bounded, write_whole
 
 FORMAT, WEIGHTS_FORMAT = "bayes_vio.classifier", "bayes_vio.classifier.weights"
 VERSION = 1
-_JSON, _WEIGHTS, _POSTERIOR = "classifier.json", "weights.safetensors", "posterior.safetensors"
+_JSON, _WEIGHTS = "classifier.json", "weights.safetensors"
+_POSTERIOR, _VARIATIONAL = "posterior.safetensors", "variational.safetensors"
 _LARGEST_JSON_BYTES, _LARGEST_WEIGHTS_BYTES = 2**20, 2**31
 
 
@@ -66,14 +69,15 @@ def load(path: Path, model: nn.Module) -> BayesianClassifier:
     hashes = description["sha256"]
     contents = {name: _read_checked(path, name, digest) for name, digest in hashes.items()}
     try:
-        network = _network(contents[_WEIGHTS], model)
-        fit = _fit(contents, description, network, str(path))
-        return BayesianClassifier.restored(network, description, fit)
+        fit = _fit(contents, description, model, str(path))
+        return BayesianClassifier.restored(fit, description)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ClassifierError(f"{path} holds no classifier of this network: {error}") from error
 
 
 def _contents(fit: Fit) -> dict[str, bytes]:
+    if isinstance(fit, SampledFit):
+        return {_VARIATIONAL: variational_storage.to_bytes(fit.posterior)}
     weights = pack(fit.network().state_dict(), {"format": WEIGHTS_FORMAT, "version": VERSION})
     contents = {_WEIGHTS: weights}
     if isinstance(fit, LaplaceFit):
@@ -101,15 +105,19 @@ def _check_weights(own: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
 
 
 def _fit(
-    contents: dict[str, bytes], description: dict[str, Any], network: nn.Module, source: str
+    contents: dict[str, bytes], description: dict[str, Any], model: nn.Module, source: str
 ) -> Fit:
+    if _VARIATIONAL in contents:
+        stored = variational_storage.from_bytes(contents[_VARIATIONAL], model, source)
+        return SampledFit(stored)
+    network = _network(contents[_WEIGHTS], model)
     if _POSTERIOR in contents:
         return LaplaceFit(posterior_storage.from_bytes(contents[_POSTERIOR], network, source))
     return PointFit(network, description["temperature"])
 
 
 def _read_checked(path: Path, name: str, digest: str) -> bytes:
-    if name not in (_WEIGHTS, _POSTERIOR):
+    if name not in (_WEIGHTS, _POSTERIOR, _VARIATIONAL):
         raise ClassifierError(f"{path / _JSON} names {name!r}, which is no part of a classifier")
     content = _read(path, name, _LARGEST_WEIGHTS_BYTES)
     if _sha256(content) != digest:

@@ -12,8 +12,15 @@ from bayes_vio.classification.networks import mlp
 
 N_CLASSES = 3
 LAPLACE = ("diagonal", "kfac", "efb", "inf", "full", "subnetwork", "last_layer", "ella")
+VARIATIONAL = ("mc_dropout", "mean_field", "sparse_dropout", "ensemble")
 POST_HOC = ("map", "temperature", *LAPLACE)
-OPTIONS = {"subnetwork": {"subset_size": 20}, "inf": {"rank": 8}, "ella": {"n_eigen": 6}}
+METHODS = (*POST_HOC, *VARIATIONAL)
+OPTIONS = {
+    "subnetwork": {"subset_size": 20},
+    "inf": {"rank": 8},
+    "ella": {"n_eigen": 6},
+    "ensemble": {"members": 3},
+}
 
 
 def blobs(n: int, seed: int, spread: float = 1.2) -> tuple[Tensor, Tensor]:
@@ -34,6 +41,7 @@ def trained() -> nn.Module:
 
 @cache
 def fitted(method: str) -> BayesianClassifier:
-    """Return a post-hoc method fitted around ``trained``."""
-    options = OPTIONS.get(method, {})
+    """Return a method fitted, or trained from, ``trained``."""
+    training = TrainingSettings(epochs=30, batch_size=16, learning_rate=1e-2)
+    options = OPTIONS.get(method, {}) | {"training": training}
     return BayesianClassifier(trained(), method, **options).fit(blobs(90, 0), blobs(45, 1))

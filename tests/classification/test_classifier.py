@@ -14,13 +14,22 @@ from bayes_vio.classification import BayesianClassifier, Method, TrainingSetting
 from bayes_vio.classification.networks import mlp
 from bayes_vio.posterior import fit_posterior
 from bayes_vio.posterior.hyperparameters import maximize_marginal_likelihood, mean_nll
-from tests.classification.blobs import LAPLACE, OPTIONS, POST_HOC, blobs, fitted, trained
+from tests.classification.blobs import (
+    LAPLACE,
+    METHODS,
+    OPTIONS,
+    POST_HOC,
+    VARIATIONAL,
+    blobs,
+    fitted,
+    trained,
+)
 
 TEST = blobs(60, 2)
 QUICK = TrainingSettings(epochs=3, batch_size=16)
 
 
-@pytest.mark.parametrize("method", POST_HOC)
+@pytest.mark.parametrize("method", METHODS)
 def test_probabilities_are_probabilities(method):
     p = fitted(method).predict(TEST[0])
     assert p.probs.shape == (60, 3)
@@ -31,7 +40,7 @@ def test_probabilities_are_probabilities(method):
     assert fitted(method).evaluate(*TEST).accuracy > 0.75
 
 
-@pytest.mark.parametrize("method", POST_HOC)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("scale", [1e6, 1e18, 1e37])
 def test_extreme_inputs_give_finite_probabilities(method, scale):
     x = scale * torch.tensor([[1.0, -1, 1, 0], [0, 0, -3, 2], [1, 1, 1, 1]])
@@ -70,7 +79,7 @@ def test_the_given_model_stays_untouched(method):
     assert not torch.equal(moved["2.weight"], before["2.weight"])
 
 
-@pytest.mark.parametrize("method", ["map", "inf", "ella"])
+@pytest.mark.parametrize("method", ["map", "inf", "ella", *VARIATIONAL])
 def test_the_same_seed_gives_the_same_result(method):
     def probs(seed: int) -> torch.Tensor:
         options = OPTIONS.get(method, {})
@@ -220,7 +229,7 @@ def test_an_update_moves_towards_the_new_data(method):
     assert clf.update(one_class).posterior.n_data == 170
 
 
-@pytest.mark.parametrize("method", ["map", "temperature", "kfac", "ella"])
+@pytest.mark.parametrize("method", ["map", "temperature", "kfac", "ella", *VARIATIONAL])
 def test_methods_without_an_update_refuse_by_name(method):
     with pytest.raises(ValueError, match=f"'{method}' cannot be updated"):
         fitted(method).update(blobs(9, 3))
@@ -235,7 +244,7 @@ def test_methods_without_an_update_refuse_by_name(method):
 )
 @settings(max_examples=40, deadline=None)
 def test_any_finite_input_has_probabilities(x):
-    for method in ("map", "inf", "kfac", "last_layer"):
+    for method in ("map", "inf", "kfac", "last_layer", "mean_field", "ensemble"):
         p = fitted(method).predict(x)
         assert bool(torch.isfinite(p.probs).all())
         torch.testing.assert_close(p.probs.sum(1), torch.ones(len(x)).double())
