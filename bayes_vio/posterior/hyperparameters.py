@@ -7,6 +7,7 @@ that is added to it changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,11 +36,16 @@ def maximize_marginal_likelihood(
     """
     names = list(posterior.layers)
     spread = np.eye(len(names)) if per_layer else np.ones((len(names), 1))
+    n = spread.shape[1]
 
     def negative(log10_prior: NDArray) -> tuple[float, NDArray]:
         exponents = torch.tensor(spread @ log10_prior, requires_grad=True)
         prior = dict(zip(names, (10.0**exponents).to(posterior.device), strict=True))
-        evidence = posterior.log_evidence(prior)
+        try:
+            evidence = posterior.log_evidence(prior)
+        # A joint curvature is indefinite by rounding: too weak a prior does not outweigh that.
+        except torch.linalg.LinAlgError:  # pyright: ignore
+            return math.inf, np.zeros(n)
         (gradient,) = torch.autograd.grad(evidence, exponents)
         if on_trial:
             values = dict(zip(names, (10.0**exponents).tolist(), strict=True))
@@ -48,7 +54,6 @@ def maximize_marginal_likelihood(
         return -float(evidence.detach()), -(spread.T @ gradient.numpy())
 
     grid = np.arange(LOG10_BOUNDS[0], LOG10_BOUNDS[1] + 1)
-    n = spread.shape[1]
     start = min(grid, key=lambda g: negative(np.full(n, g))[0])
     bounds = [LOG10_BOUNDS] * n
     found = minimize(negative, np.full(n, start), jac=True, method="L-BFGS-B", bounds=bounds)
@@ -109,4 +114,8 @@ def mean_nll(
 def _log_density(
     posterior: Posterior, at: Any, target: Tensor, link: LinkSettings | None
 ) -> Tensor:
-    return posterior.prediction(at, link).log_density(target).sum()
+    """Return the summed log density, -inf where the posterior has no positive definite P."""
+    try:
+        return posterior.prediction(at, link).log_density(target).sum()
+    except torch.linalg.LinAlgError:  # pyright: ignore
+        return torch.tensor(-math.inf)
