@@ -16,6 +16,8 @@ from bayes_vio.classification.batches import Batches
 from bayes_vio.classification.training import logits_of
 from bayes_vio.curvature.inputs import map_tensors
 from bayes_vio.posterior import ClassPrediction, LinkSettings, Posterior
+from bayes_vio.posterior import storage as posterior_storage
+from bayes_vio.posterior.functional import bare_model
 from bayes_vio.posterior.predictive import entropy
 from bayes_vio.variational import VariationalPosterior
 
@@ -101,6 +103,11 @@ class LaplaceFit(Fit):
         """Return the bytes of the weights and of the stored curvature."""
         return weight_bytes(self.network()) + self.posterior.nbytes
 
+    def __reduce__(self) -> tuple:
+        """Pickle the posterior as its file's content: hooks on a network cannot be pickled."""
+        content = posterior_storage.to_bytes(self.posterior)
+        return _unpickled, (content, bare_model(self.posterior.recorder))
+
     def _widened(self) -> LaplaceFit:
         recorder = self.posterior.recorder.to(self.posterior.device)
         recorder.model.double()
@@ -116,6 +123,10 @@ class LaplaceFit(Fit):
         prediction = self.posterior.predict(x, link)
         assert isinstance(prediction, ClassPrediction)
         return prediction
+
+
+def _unpickled(content: bytes, model: nn.Module) -> LaplaceFit:
+    return LaplaceFit(posterior_storage.from_bytes(content, model, "the pickle"))
 
 
 @dataclass(frozen=True)

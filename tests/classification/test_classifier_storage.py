@@ -1,6 +1,8 @@
 """Classifiers on disk: equal bits back, and damage refused."""
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -84,3 +86,10 @@ def test_nothing_else_is_overwritten_or_read(tmp_path):
     description = json.loads((tmp_path / "m" / "classifier.json").read_text())
     assert description["method"] == "map"
     assert description["n_classes"] == 3
+
+
+@pytest.mark.parametrize("method", ["map", "inf", "ella", "ensemble"])
+def test_pickles_and_copies_predict_with_equal_bits(method):
+    clf = fitted(method)
+    for other in (pickle.loads(pickle.dumps(clf)), copy.deepcopy(clf), clf.to("cpu")):
+        assert torch.equal(other.predict_proba(X), clf.predict_proba(X))
