@@ -1,8 +1,8 @@
 """Where the uncertainty is: which layers carry it, in and out of distribution.
 
 Run ``python benchmarks/where_is_uncertainty.py``: a perceptron and an MLP on Iris (extra
-``classification``), a LeNet on MNIST where the images are there (BAYES_VIO_DATA, see README). Writes
-benchmarks/results/where_is_uncertainty.json and its pictures.
+``classification``), a LeNet on MNIST where the images are there (BAYES_VIO_DATA, see README).
+Writes benchmarks/results/where_is_uncertainty.json and its pictures.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ ROS_PACKAGES = {
     "rcl_interfaces", "rclpy", "sensor_msgs", "std_msgs", "std_srvs",
 }  # fmt: skip
 # Imported only where they are there, and told by doctor: a full ROS 2 brings them.
-OPTIONAL = {"tf2_ros", "tf2_msgs", "backpack", "optuna", "torchvision", "typing_extensions"}
+OPTIONAL = {
+    "tf2_ros", "tf2_msgs", "backpack", "optuna", "sklearn", "torchvision", "typing_extensions",
+}  # fmt: skip
 # Extras that make does not install: their ranges stand in setup.py alone.
 BY_HAND = {"oracle", "search"}
 

@@ -1,0 +1,58 @@
+"""The benchmark out of distribution, from images to verdict, on a few drawn images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_images(folder: Path) -> None:
+    """Digits are bright bars whose place tells the class; the others are noise."""
+    rng = np.random.default_rng(0)
+
+    def bars(labels: np.ndarray) -> np.ndarray:
+        x = rng.integers(0, 60, (len(labels), 28, 28), dtype=np.uint8)
+        for image, label in zip(x, labels, strict=True):
+            image[:, 2 * label + 2 : 2 * label + 5] += 150
+        return x
+
+    labels = np.arange(5200, dtype=np.uint8) % 10
+    np.savez(
+        folder / "mnist.npz",
+        x_train=bars(labels), y_train=labels, x_test=bars(labels[:200]), y_test=labels[:200],
+    )  # fmt: skip
+    for name in ("kmnist_test", "notmnist_10k", "fashion_mnist_900"):
+        noise = rng.integers(0, 256, (50, 28, 28), dtype=np.uint8)
+        np.savez(folder / f"{name}.npz", x=noise, y=np.zeros(50, np.uint8))
+
+
+@pytest.mark.slow
+def test_mnist_out_of_distribution(tmp_path):
+    pytest.importorskip("sklearn")
+    write_images(tmp_path)
+    methods = ["map", "diagonal", "kfac", "efb", "inf", "last_layer", "mc_dropout"]
+    command = [
+        sys.executable, str(ROOT / "benchmarks" / "mnist_ood.py"), "--data", str(tmp_path),
+        "--train", "200", "--epochs", "3", "--curvature", "50", "--search", "40", "--test", "100",
+        "--outside", "50", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "r.json"),
+        "--methods", *methods,
+    ]  # fmt: skip
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    first = json.loads((tmp_path / "r.json").read_text())
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    again = json.loads((tmp_path / "r.json").read_text())
+    assert again["methods"] == first["methods"]
+    assert list(first["methods"]) == methods
+    assert len(first["verdict"]) == 7
+    ratio = [first["methods"][m]["posterior_bytes"] for m in ("inf", "diagonal")]
+    assert ratio[0] <= 1.3 * ratio[1]
+    for row in first["methods"].values():
+        for score in ("entropy", "mutual_information"):
+            parts = [row[score][n]["auroc"] for n in ("KMNIST", "notMNIST", "Fashion-MNIST")]
+            assert row[score]["mean_auroc"] == pytest.approx(np.mean(parts))
+    assert (tmp_path / "r.png").stat().st_size > 10_000
