@@ -216,6 +216,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keep the network and every method's results")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    if not (arguments.data / "mnist.npz").exists():
+        print(f"{arguments.data} holds no mnist.npz: there is nothing to compare")
+        return
     torch.set_num_threads(1)
     training = TrainingSettings(arguments.epochs, batch_size=128)
     sets = read_sets(arguments.data, arguments)

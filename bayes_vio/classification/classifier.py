@@ -31,6 +31,7 @@ from bayes_vio.classification.probe import (
 )
 from bayes_vio.classification.training import OnProgress, TrainingSettings, moved, train_map
 from bayes_vio.curvature.inputs import batch_size, map_tensors
+from bayes_vio.device import choose_device
 from bayes_vio.posterior import ClassPrediction, Link, LinkSettings, Posterior
 from bayes_vio.posterior.predictive import join
 
@@ -66,7 +67,8 @@ class BayesianClassifier:
         "validation_nll", or None: the latter where ``fit`` is given validation data, else the
         former. link: how a Gaussian over logits becomes probabilities, "monte_carlo" or "probit".
         n_samples: draws of logits (None: 512) or, under a variational method, of networks (None:
-        32). batch_size: of data in memory. device: where to work, None for the model's.
+        32). batch_size: of data in memory. device: where to work ("auto", "cpu", "cuda"), None for
+        the model's.
         on_progress(stage, done, total) is told what is being done. options: the method's own
         settings, as ``fit_posterior``'s ``rank`` or ``fit_ensemble``'s ``members``.
 
@@ -87,7 +89,8 @@ class BayesianClassifier:
             named(PriorChoice, prior_precision, "prior_precision") if chooses else prior_precision
         )  # pyright: ignore
         self._start = model
-        self._device = parameter_device(model) if device is None else torch.device(device)
+        own = parameter_device(model)
+        self._device = own if device is None else choose_device(str(device))
         self._trains = train if train is not None else not self.method.is_post_hoc
         self._training = training or TrainingSettings()
         default = LinkSettings().n_samples if self.method.is_post_hoc else 32
@@ -212,7 +215,7 @@ class BayesianClassifier:
     def to(self, device: torch.device | str) -> BayesianClassifier:
         """Return the fitted classifier on another device; this one stays."""
         other = copy.copy(self)
-        other._device = torch.device(device)
+        other._device = choose_device(str(device))
         other._fit = self.fitted.to(device)
         return other
 

@@ -242,9 +242,9 @@ def test_methods_without_an_update_refuse_by_name(method):
         max_size=4,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_any_finite_input_has_probabilities(x):
-    for method in ("map", "inf", "kfac", "last_layer", "mean_field", "ensemble"):
+    for method in ("map", "inf", "last_layer", "ensemble"):
         p = fitted(method).predict(x)
         assert bool(torch.isfinite(p.probs).all())
         torch.testing.assert_close(p.probs.sum(1), torch.ones(len(x)).double())
@@ -306,6 +306,7 @@ def test_bad_inputs_are_refused_in_one_sentence(x, message):
         ({"method": "map", "rank": 3}, r"no setting \['rank'\]; it has: none"),
         ({"method": "last_layer", "layers": "0"}, r"no setting \['layers'\]"),
         ({"method": "inf", "batch_size": 0}, "at least 1"),
+        ({"method": "inf", "device": "cuda:99"}, "is not there"),
         ({"method": "inf", "n_samples": 0}, "at least 1"),
     ],
 )

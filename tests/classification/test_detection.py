@@ -19,7 +19,7 @@ COARSE = st.integers(0, 6).map(float)
     inside=arrays(float, st.integers(1, 30), elements=COARSE),
     outside=arrays(float, st.integers(1, 30), elements=COARSE),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_areas_by_counting_pairs(inside, outside):
     pytest.importorskip("sklearn")
     found = detection(inside, torch.from_numpy(outside))

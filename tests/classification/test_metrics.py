@@ -53,7 +53,7 @@ def test_certain_and_wrong_costs_infinitely_much():
 
 
 @given(n=st.integers(1, 60), n_bins=st.integers(1, 20), seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_calibration_error_is_the_sum_over_bins(n, n_bins, seed):
     probs, target = predictions(n, seed=seed)
     p, y = probs.numpy(), target.numpy()
