@@ -34,10 +34,10 @@ RESULTS = Path(__file__).parent / "results" / "where_is_uncertainty.json"
 
 def iris() -> tuple[Tensor, Tensor]:
     """Return standardised features [150, 4] in a random order, and labels."""
-    data = load_iris()
-    x = torch.from_numpy(data.data).float()
+    features, labels = load_iris(return_X_y=True)
+    x = torch.from_numpy(features).float()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    return ((x - x.mean(0)) / x.std(0))[order], torch.from_numpy(data.target)[order]
+    return ((x - x.mean(0)) / x.std(0))[order], torch.from_numpy(labels)[order]
 
 
 def look(
