@@ -3,7 +3,7 @@
 The weights are refitted under N(map, P^-1) of the parent's posterior, without the parent's data;
 the noise is calibrated on today's validation recordings, and the information of today's training
 recordings is added under it. The prior precision, the time offset and the eigenbasis are the
-parent's. The new artifact records where it comes from.
+parent's, camera and extrinsics the recordings'. The new artifact records where it comes from.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def _tell_differences(
         alike = np.allclose(ours.T_base_imu, theirs.T_base_imu, atol=1e-6)
         if not (alike and np.allclose(ours.T_base_camera, theirs.T_base_camera, atol=1e-6)):
             observer.note(
-                f"{recording.name} has other extrinsics than the artifact, which it keeps"
+                f"{recording.name} has other extrinsics than the artifact: the new one has those "
+                f"of {recordings.train[0].name}"
             )
         found, used_s = recording.time_offset, recordings.time_offset.offset_s
         if found and abs(found.offset_s - used_s) > _UNLIKELY * found.std_s:
@@ -246,7 +247,7 @@ def _assemble(
     chosen: dict[str, Any],
     observer: FitObserver,
 ) -> MotionArtifact:
-    """Return the artifact, for all that either it or its parent has seen."""
+    """Return the artifact: for the car of today, and all that it or its parent has seen."""
     model = copy.deepcopy(parent.model)
     model.load_state_dict(posterior.model.state_dict())
     own = measured_artifact(
@@ -255,8 +256,6 @@ def _assemble(
     low, high = zip(parent.dt_range_s, own.dt_range_s, strict=True)
     return replace(
         own,
-        camera=parent.camera,
-        extrinsics=parent.extrinsics,
         image_statistics=_widened(parent.image_statistics, own.image_statistics),
         dt_range_s=(min(low), max(high)),
     )

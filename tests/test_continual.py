@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,6 +89,8 @@ def test_the_child_is_a_whole_artifact_that_knows_where_it_comes_from(folder, ch
     assert loaded.posterior.prior_precision == parent.posterior.prior_precision
     assert loaded.dt_range_s == parent.dt_range_s
     assert loaded.time_offset_s == parent.time_offset_s
+    mounting = open_streams(folder / "new").extrinsics
+    np.testing.assert_allclose(loaded.extrinsics.T_base_camera, mounting.T_base_camera)
 
 
 def test_the_weights_moved_and_nothing_outside_the_posterior(folder, child):
