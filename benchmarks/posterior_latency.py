@@ -7,7 +7,6 @@ writes benchmarks/results/posterior_latency.json.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import platform
 import time
@@ -18,10 +17,10 @@ from statistics import median
 from typing import Any
 
 import torch
+from networks import motion_input, motion_model, reference_cnn
 from torch import Tensor, nn
 
 from bayes_vio.curvature.inputs import map_tensors
-from bayes_vio.data.samples import GRID_HEIGHT, GRID_WIDTH, IMU_BINS, MotionInput
 from bayes_vio.models.motion import MotionModel
 from bayes_vio.posterior import Posterior, fit_posterior
 from bayes_vio.posterior.linearisation import linearise
@@ -30,36 +29,6 @@ RESULTS = Path(__file__).parent / "results" / "posterior_latency.json"
 STRUCTURES = ("inf", "diagonal", "efb", "kfac", "subnetwork")
 N_DATA = 32
 RANK = 100
-
-
-def reference_cnn() -> nn.Module:
-    """Return the CNN of 456 k parameters, [batch, 3, 96, 128] to 6 outputs."""
-    widths, layers = (3, 32, 64, 128, 256), []
-    for d_in, d_out in itertools.pairwise(widths):
-        layers += [nn.Conv2d(d_in, d_out, 3, stride=2, padding=1), nn.ReLU()]
-    head = [nn.Linear(256, 257), nn.ReLU(), nn.Linear(257, 6)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
-
-
-def motion_model() -> nn.Module:
-    """Return the motion model with heads that are not at their zero initialisation."""
-    model = MotionModel()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
-    return model
-
-
-def motion_input(n: int) -> MotionInput:
-    return MotionInput(
-        gray=torch.rand(n, GRID_HEIGHT, GRID_WIDTH),
-        flow=0.05 * torch.randn(n, 2, GRID_HEIGHT, GRID_WIDTH),
-        view_valid=torch.ones(n, GRID_HEIGHT, GRID_WIDTH),
-        imu=torch.randn(n, IMU_BINS, 6),
-        imu_valid=torch.ones(n, IMU_BINS),
-        dt=torch.full((n,), 0.1),
-        camera_valid=torch.ones(n),
-    )
 
 
 def milliseconds(

@@ -39,15 +39,8 @@ def estimate_factors(
     data: Pass,
 ) -> tuple[dict[str, KroneckerFactors], dict[str, Tensor], Tally]:
     """Return Kronecker factors, and the exact diagonals of norm layers; reads the data once."""
-    kronecker, norms = _kinds(data)
-    factors = {name: FactorSums(layer) for name, layer in kronecker.items()}
-    diagonals = {name: DiagonalSums(layer) for name, layer in norms.items()}
-    tally = accumulate(data, {name: [s] for name, s in (factors | diagonals).items()})
-    return (
-        {name: s.factors(tally.n_data) for name, s in factors.items()},
-        {name: s.mean(tally.n_data) for name, s in diagonals.items()},
-        tally,
-    )
+    sums, norms, tally = _read_factors(data)
+    return {name: s.factors(tally.n_data) for name, s in sums.items()}, norms, tally
 
 
 def estimate_corrected(
@@ -57,19 +50,19 @@ def estimate_corrected(
 
     Reads the data twice; raises ValueError where the second reading gave other data.
     """
-    factors, norms, first = estimate_factors(data)
+    sums, norms, first = _read_factors(data)
+    factors = {name: s.factors(first.n_data) for name, s in sums.items()}
     kronecker, _ = _kinds(data)
     bases = eigenbases(factors, kronecker, data.workers)
     eigenvalues = {n: CorrectedEigenvalueSums(c, bases[n]) for n, c in kronecker.items()}
-    diagonals = {name: DiagonalSums(layer) for name, layer in kronecker.items()}
-    second = accumulate(data, {name: [eigenvalues[name], diagonals[name]] for name in kronecker})
+    second = accumulate(data, {name: [s] for name, s in eigenvalues.items()})
     _check_same_data(first, second)
     corrected = {
         name: CorrectedCurvature(
             factors[name].sharing,
             bases[name],
             eigenvalues[name].mean(second.n_data),
-            diagonals[name].mean(second.n_data),
+            sums[name].diagonal(first.n_data),
         )
         for name in kronecker
     }
@@ -117,6 +110,15 @@ def accumulate(data: Pass, sums: Mapping[str, Sequence[LayerSums]]) -> Tally:
                         layer_sum.add(features, part, first_columns)
     every = [layer_sum for layer_sums in sums.values() for layer_sum in layer_sums]
     return data.total(tally, (total for one in every for total in one.totals()))
+
+
+def _read_factors(data: Pass) -> tuple[dict[str, FactorSums], dict[str, Tensor], Tally]:
+    """Return the sums of Kronecker layers, and the exact diagonals of the others."""
+    kronecker, norms = _kinds(data)
+    factors = {name: FactorSums(layer) for name, layer in kronecker.items()}
+    diagonals = {name: DiagonalSums(layer) for name, layer in norms.items()}
+    tally = accumulate(data, {name: [s] for name, s in (factors | diagonals).items()})
+    return factors, {name: s.mean(tally.n_data) for name, s in diagonals.items()}, tally
 
 
 def _kinds(data: Pass) -> tuple[dict[str, Layer], dict[str, Layer]]:

@@ -12,6 +12,7 @@ from enum import Enum
 
 from torch import Tensor
 
+from bayes_vio.curvature.diagonal import DiagonalSums
 from bayes_vio.curvature.layer import Layer
 
 
@@ -45,14 +46,13 @@ class KroneckerFactors:
 
 
 class FactorSums:
-    """Sums over data of both settings' factors and of the exact trace of one layer's block."""
+    """Sums over data of both settings' factors and of the exact diagonal of one layer's block."""
 
     def __init__(self, layer: Layer):
         d_out, d_in = layer.shape
-        self._layer = layer
         self._A = {s: layer.zeros(d_in, d_in) for s in (Sharing.EXPAND, Sharing.REDUCE)}
         self._G = {s: layer.zeros(d_out, d_out) for s in (Sharing.EXPAND, Sharing.REDUCE)}
-        self._trace, self._n_shared = layer.zeros(), layer.zeros()
+        self._diagonal, self._n_shared = DiagonalSums(layer), layer.zeros()
 
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out].
@@ -64,8 +64,7 @@ class FactorSums:
         each, total = gradients.flatten(0, 2), gradients.sum(2).flatten(0, 1)
         self._G[Sharing.EXPAND] += each.mT @ each
         self._G[Sharing.REDUCE] += total.mT @ total
-        if features.shape[1] > 1:
-            self._trace += self._layer.jacobian(features, gradients).square().sum()
+        self._diagonal.add(features, gradients, first_columns)
 
     def _add_inputs(self, features: Tensor) -> None:
         n_positions = features.shape[1]
@@ -76,7 +75,12 @@ class FactorSums:
 
     def totals(self) -> list[Tensor]:
         """Return every tensor that is a sum over data."""
-        return [*self._A.values(), *self._G.values(), self._trace, self._n_shared]
+        return [
+            *self._A.values(),
+            *self._G.values(),
+            *self._diagonal.totals(),
+            self._n_shared,
+        ]
 
     def factors(self, n_data: int) -> KroneckerFactors:
         """Return the means; with shared positions, of the setting whose trace is the truer one.
@@ -91,8 +95,12 @@ class FactorSums:
         A_reduce, G_reduce = (_mean(sums[sharing], n_data) for sums in (self._A, self._G))
         return KroneckerFactors(A_reduce, G_reduce, sharing, A, G)
 
+    def diagonal(self, n_data: int) -> Tensor:
+        """Return F_diag [d_out, d_in], a mean over data (E4)."""
+        return self._diagonal.mean(n_data)
+
     def _truer_sharing(self, n_data: int) -> Sharing:
-        truth = float(self._trace / n_data)
+        truth = float(self.diagonal(n_data).sum())
 
         def error(sharing: Sharing) -> float:
             product = float(self._A[sharing].trace() * self._G[sharing].trace()) / n_data**2
