@@ -33,8 +33,10 @@ class Predictive(str, Enum):
 class NumberFormat(str, Enum):
     """What a posterior's numbers are rounded to and stored in.
 
-    NATIVE: the network's dtype. BFLOAT16: everything in it. FLOAT8: diagonals in e4m3 with powers
-    of two as scales of rows and columns, everything else in bfloat16.
+    NATIVE: the network's dtype. BFLOAT16: two bytes a number. FLOAT8: diagonals in e4m3 with
+    powers of two as scales of rows and columns, everything else as in BFLOAT16. Among two bytes
+    the columns of U, none of whose entries exceeds one, have float16: eight times finer than
+    bfloat16, and they are what predictions are sensitive to.
     """
 
     NATIVE = "native"

@@ -3,7 +3,8 @@
     python tools/readme_tables.py [--check]
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a file of
-benchmarks/results. With --check nothing is written, and a difference is an error.
+benchmarks/results, or has one in SOURCES. With --check nothing is written, and a difference is an
+error.
 """
 
 from __future__ import annotations
@@ -114,7 +115,124 @@ def reading(r: dict[str, Any]) -> list[str]:
     ]
 
 
-TABLES = {t.__name__: t for t in (real_car, node, posterior_latency, reading, fit_memory)}
+def storage(r: dict[str, Any]) -> list[str]:
+    """Return what INF stores of image nets, and the trace it keeps."""
+    lines = [
+        "**Storage of whole nets** (`python benchmarks/storage.py`): fp32 MiB with all diagonals, "
+        "norms included, and the share of the trace that the low ranks keep (network / mean of "
+        f"layers), by the published rule at rank {r['rank']} and by ours, grids of at most "
+        f"{r['largest_grid']}. Random weights; images of CIFAR-10.",
+        "",
+        "| net (images, pixels) | diagonal | EFB | published rule | ours, same size "
+        "| ours, poster's INF |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, net in r["nets"].items():
+        label = f"{name} ({net['n_images']}, {net['image_size']})"
+        cells = [f"{net['diagonal_mib_fp32']:.1f}", f"{net['efb_mib_fp32']:.1f}"]
+        for key in ("published_rule", "ours_same_numbers", "ours_poster"):
+            c = net.get(key)
+            shares = c and f"{100 * c['kept_of_network']:.0f} / {100 * c['kept_of_layers']:.0f} %"
+            cells.append(f"{c['mib_fp32']:.2f}: {shares}" if c else "")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+_EQUAL_ROWS = {
+    "diagonal": "diagonal",
+    "published": "published rank rule",
+    "inf": "INF",
+    "efb": "EFB",
+}
+
+
+def equal_storage(r: dict[str, Any]) -> list[str]:
+    """Return INF beside diagonal and published rule, against dense truth."""
+    rank = r["ranks"][-1]
+    nets = {name: net["mean"]["equal_storage"] for name, net in r["nets"].items()}
+    lines = [
+        "**At equal storage** (`python benchmarks/equal_storage.py`): distance to the dense GGN "
+        "(relative, Frobenius) and to its predictive covariance at unseen inputs (root mean "
+        f"square log ratio), means of {len(r['seeds'])} seeds. INF has the numbers of the "
+        f"published rule at rank {rank}; the diagonal stores less.",
+        "",
+        f"| | {' | '.join(f'{name}: numbers, GGN, predictive' for name in nets)} |",
+        f"|---|{'---|' * len(nets)}",
+    ]
+    for key, label in _EQUAL_ROWS.items():
+        rows = [net.get(key) or net[f"{key}_{rank}"] for net in nets.values()]
+        cells = [f"{c['numbers']:.0f}, {c['ggn']:.2f}, {c['log_distance']:.2f}" for c in rows]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+_TREATMENTS = {
+    "zero": "zero, as published",
+    "shrunk": "`Lam_L` shrunk, then zero",
+    "dropped": "columns dropped, then zero",
+    "rest": "what is not kept (ours)",
+    "rest_at_least": "at least what is not kept, everywhere",
+}
+
+
+def negative_corrections(r: dict[str, Any]) -> list[str]:
+    """Return what each treatment of negative corrections loses."""
+    rank = r["ranks"][-1]
+    nets = {name: net["mean"]["negative_corrections"] for name, net in r["nets"].items()}
+    shares = ", ".join(
+        f"{name} {100 * n[f'clamped_{rank}']['share']:.0f} % of the entries with "
+        f"{100 * n[f'clamped_{rank}']['mass']:.1f} % of the trace"
+        for name, n in nets.items()
+    )
+    lines = [
+        "**Negative corrections** (`python benchmarks/equal_storage.py`): distance to the dense "
+        f"GGN and to its predictive covariance, as above. Negative: {shares}.",
+        "",
+        f"| they become | {' | '.join(f'{name}: GGN, predictive' for name in nets)} |",
+        f"|---|{'---|' * len(nets)}",
+    ]
+    for key, label in _TREATMENTS.items():
+        rows = [net[f"{key}_{rank}"] for net in nets.values()]
+        cells = [f"{c['ggn']:.2f}, {c['log_distance']:.2f}" for c in rows]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+def number_formats(r: dict[str, Any]) -> list[str]:
+    """Return what formats cost in predictive covariance."""
+    lines = [
+        "**Number formats** (`python benchmarks/number_formats.py`): what INF of rank 100 takes "
+        "on disk, and the largest relative change of the predictive covariance by storing it so.",
+        "",
+        "| net | float32 | bfloat16 | float8 | U in float8 too (not offered) |",
+        "|---|---|---|---|---|",
+    ]
+    for name, net in r["nets"].items():
+        cells = [f"{net['native']['bytes'] / 1024:.0f} KiB"]
+        for key in ("bfloat16", "float8", "everything_float8"):
+            size = net[key].get("bytes")
+            worst = f"{100 * net[key]['own']['cov_max']:.2f} %"
+            cells.append(f"{size / 1024:.0f} KiB, {worst}" if size else worst)
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    return lines
+
+
+# Where a table is not named after the file of results that it shows.
+SOURCES = {"negative_corrections": "equal_storage"}
+TABLES = {
+    t.__name__: t
+    for t in (
+        real_car,
+        node,
+        posterior_latency,
+        reading,
+        fit_memory,
+        storage,
+        equal_storage,
+        negative_corrections,
+        number_formats,
+    )
+}
 
 
 def rewritten(text: str, tables: dict[str, Callable[[dict[str, Any]], list[str]]]) -> str:
@@ -122,7 +240,7 @@ def rewritten(text: str, tables: dict[str, Callable[[dict[str, Any]], list[str]]
 
     def table(match: re.Match[str]) -> str:
         name = match[2]
-        result = json.loads((RESULTS / f"{name}.json").read_text())
+        result = json.loads((RESULTS / f"{SOURCES.get(name, name)}.json").read_text())
         return match[1] + "\n".join(tables[name](result)) + "\n" + match[3]
 
     return MARKED.sub(table, text)

@@ -16,6 +16,7 @@ from bayes_vio.choices import NumberFormat
 FLOAT8 = torch.float8_e4m3fn
 _LARGEST_FLOAT8 = torch.finfo(FLOAT8).max
 _DIAGONAL, _ROWS, _COLUMNS = "diagonal", "diagonal.row_scales", "diagonal.column_scales"
+_ORTHONORMAL = ("U_g", "U_a")
 _ROUNDABLE = ("inf", "diagonal")
 # Rounding moves scales by a factor of two at most; seen is a second time, rarely a third.
 _MOST_ROUNDS = 20
@@ -66,8 +67,7 @@ def decode(
         return dict(encoded)
     for name, tensor in encoded.items():
         field = name.rpartition("/")[2]
-        is_float8 = number_format is NumberFormat.FLOAT8 and field == _DIAGONAL
-        expected = FLOAT8 if is_float8 else torch.bfloat16
+        expected = _dtype(field, number_format)
         if tensor.dtype != expected:
             raise ValueError(f"{name} is {tensor.dtype}, its format says {expected}")
         if number_format is NumberFormat.FLOAT8 and field in (_ROWS, _COLUMNS):
@@ -99,7 +99,7 @@ def _encode(stored: Mapping[str, Tensor], number_format: NumberFormat) -> dict[s
             encoded[f"{layer}/{_ROWS}"] = rows.bfloat16()
             encoded[f"{layer}/{_COLUMNS}"] = columns.bfloat16()
         else:
-            encoded[name] = tensor.bfloat16()
+            encoded[name] = tensor.to(_dtype(field, number_format))
     return encoded
 
 
@@ -119,6 +119,12 @@ def _decode(
             tensor = tensor * rows * columns
         decoded[name] = tensor
     return decoded
+
+
+def _dtype(field: str, number_format: NumberFormat) -> torch.dtype:
+    if number_format is NumberFormat.FLOAT8 and field == _DIAGONAL:
+        return FLOAT8
+    return torch.float16 if field in _ORTHONORMAL else torch.bfloat16
 
 
 def _scaled(diagonal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
