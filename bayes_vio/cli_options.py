@@ -81,7 +81,7 @@ ExtrinsicsFile = Annotated[
 PosteriorStructure = Annotated[
     Structure,
     typer.Option(
-        help="The posterior's structure; full, subnetwork, kflr and kfra are not for this network"
+        help="The posterior's structure: inf, diagonal, kfac or efb; the others say why not"
     ),
 ]
 PosteriorLayers = Annotated[

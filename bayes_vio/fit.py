@@ -42,6 +42,7 @@ _UNFIT = {
     Structure.FULL: "its matrix would have a side of all weights",
     Structure.SUBNETWORK: "the weights of largest variance are those that no drive informs, so "
     "that its covariance is next to nothing",
+    Structure.ELLA: "it has no samples of weights, by which it is measured how long errors last",
     Structure.KFLR: "BackPACK reads no network of several inputs",
     Structure.KFRA: "BackPACK reads no network of several inputs",
 }

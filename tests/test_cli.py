@@ -115,7 +115,7 @@ def test_fit_lists_structures_and_refuses_those_of_other_networks(no_bag, tmp_pa
         assert structure.value in shown
         assert main([*command, "--structure", structure.value]) == 2
         line = refused(capsys)
-        carried = structure.value in ("inf", "diagonal", "kfac", "efb", "ella")
+        carried = structure.value in ("inf", "diagonal", "kfac", "efb")
         assert ("notes.txt" in line) if carried else ("is not for the motion network" in line)
     assert main([*command, "--structure", "magic"]) == 2
     assert "magic" in refused(capsys)
