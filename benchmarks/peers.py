@@ -1,4 +1,4 @@
-"""Our posteriors beside laplace-torch, curvlinops and BackPACK: time, memory, bytes, and what fails.
+"""Our posteriors beside laplace-torch, curvlinops and BackPACK: time, memory, bytes, failures.
 
     python benchmarks/peers.py [--device cuda] [--cases NAME ...] [--peers NAME ...]
 
