@@ -68,7 +68,10 @@ class Workers:
         """Replace every tensor by that of the process ``source``."""
         if self.size > 1:
             for tensor in tensors:
-                _exchanged(lambda t=tensor: dist.broadcast(t, source))
+                sent = tensor.contiguous()
+                _exchanged(lambda t=sent: dist.broadcast(t, source))
+                if sent is not tensor:
+                    tensor.copy_(sent)
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, by rank; any that pickle takes."""

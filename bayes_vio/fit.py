@@ -20,9 +20,12 @@ from bayes_vio.data.image_quality import usable_bounds
 from bayes_vio.data.samples import Extrinsics
 from bayes_vio.distributed import Workers, current_workers, worker_device
 from bayes_vio.evaluation.fit_report import describe_fit, validation_errors, write_fit_report
+from bayes_vio.memory import available_bytes
 from bayes_vio.models.motion import MotionModel
 from bayes_vio.posterior import Posterior, fit_posterior
+from bayes_vio.posterior.fit import Request, check_fit
 from bayes_vio.posterior.number_format import check_format
+from bayes_vio.training.batch_memory import check_batch
 from bayes_vio.training.calibration import Calibration, calibrate, score
 from bayes_vio.training.correlation import correlations
 from bayes_vio.training.map_fit import MapEstimate, MapFitSettings, fit_map
@@ -118,6 +121,7 @@ def fit(
     with _sole_use(work_dir, workers):
         observer.stage("Reading recordings")
         recordings = workers.first_then_others(read)
+        _check_memory(recordings, settings, device)
         estimate = _fit_map(recordings, work_dir, settings, device, observer)
         posterior, calibration = _fit_posterior(estimate, recordings, settings, device, observer)
         return workers.first_then_others(finish, lambda: MotionArtifact.load(out))
@@ -143,6 +147,22 @@ def check_structure(name: str) -> None:
             f"structure '{name}' is not for the motion network: {reason}; use one of "
             f"{fit_for_motion}"
         )
+
+
+def _check_memory(recordings: Recordings, settings: FitSettings, device: torch.device) -> None:
+    """Raise InsufficientMemoryError for what training or posterior would need, before either."""
+    start, workers = settings.start_from, current_workers()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = MotionArtifact.load(start).model if start else MotionModel()
+    train = MotionDataset(recordings.train, STRIDES)
+    with workers.together():
+        limit = available_bytes(device)
+        check_batch(model, train, settings.map.batch_size, limit, workers.size)
+    subset = MotionDataset(recordings.train, (1,))
+    request = Request(structure=settings.structure, rank=settings.rank, seed=settings.seed)
+    loader = EvenSubset(subset, settings.curvature_samples, workers=workers)
+    check_fit(model, loader, request, device)
 
 
 def _fit_map(

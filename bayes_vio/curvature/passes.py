@@ -128,6 +128,15 @@ def onto(x: Any, device: torch.device) -> Any:
     return map_tensors(x, moved)
 
 
+def chunk_length(layer: Layer, n_gradients: int, n_columns: int, device: torch.device) -> int:
+    """Return of how many data a layer's temporary arrays may be in memory together.
+
+    ``n_gradients``: the output gradients of one datum in one column of the Fisher.
+    """
+    numbers = layer.numbers_per_datum(n_gradients) * n_columns
+    return max(1, _CHUNK_NUMBERS.get(device.type, _CHUNK_NUMBERS_ELSEWHERE) // numbers)
+
+
 def chunks(
     layer: Layer, inputs: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -136,9 +145,8 @@ def chunks(
     One input [batch, ...] and output gradient [columns, batch, ...] per use of the layer.
     """
     n_batch, n_columns = len(inputs[0]), len(gradients[0])
-    numbers = layer.numbers_per_datum(sum(g[0, 0].numel() for g in gradients)) * n_columns
-    at_once = _CHUNK_NUMBERS.get(inputs[0].device.type, _CHUNK_NUMBERS_ELSEWHERE)
-    step = max(1, at_once // numbers)
+    n_gradients = sum(g[0, 0].numel() for g in gradients)
+    step = chunk_length(layer, n_gradients, n_columns, inputs[0].device)
     for start in range(0, n_batch, step):
         part = slice(start, start + step)
         yield (

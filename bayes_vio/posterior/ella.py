@@ -29,7 +29,7 @@ from bayes_vio.posterior.functional import (
 from bayes_vio.posterior.network import NetworkCurvature, NetworkPrecision, WhitenedPart
 
 # Numbers that the activations of all tangents may hold at once.
-_TANGENT_NUMBERS = 2**26
+TANGENT_NUMBERS = 2**26
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def tangent_features(
         return jvp(network, (chosen,), (tangent,))[1][0]
 
     numbers = activation_numbers(recorder, x) * batch_size(x)
-    at_once = max(1, _TANGENT_NUMBERS // numbers)
+    at_once = max(1, TANGENT_NUMBERS // numbers)
     with plain_operations():
         mean, *noise = network(chosen)
         features = torch.vmap(push, chunk_size=at_once)(dict(tangents))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,10 @@ from bayes_vio.curvature.coverage import Coverage, cover
 from bayes_vio.curvature.passes import Pass, data_before, onto
 from bayes_vio.curvature.recorder import Recorder, frozen_copy
 from bayes_vio.distributed import Workers, current_workers
+from bayes_vio.memory import share_of_memory
 from bayes_vio.models.likelihood import Fisher, make_likelihood
 from bayes_vio.posterior.laplace import Posterior, per_layer
+from bayes_vio.posterior.memory import check_memory, network_size
 from bayes_vio.posterior.network import NetworkCurvature
 from bayes_vio.posterior.report import PosteriorReport
 from bayes_vio.posterior.shards import check_alike, first_data
@@ -21,6 +24,25 @@ from bayes_vio.posterior.structures import StructureSettings, fit_structure
 
 # Above this many outputs one backward pass per output is dearer than drawing labels.
 MAX_TYPE2_OUTPUTS = 10
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``fit_posterior`` is asked for, beside model, data and machine; see there."""
+
+    likelihood: str = "gaussian"
+    structure: str = "inf"
+    layers: str | Sequence[str] | None = None
+    fisher: str | Fisher | None = None
+    rank: int = 100
+    subset_size: int = 1000
+    n_points: int = 2000
+    n_eigen: int = 20
+    prior_precision: float | Mapping[str, float] = 1.0
+    noise_cov: float | Tensor | None = None
+    n_data: float | None = None
+    seed: int = 0
+    max_bytes: int | None = None
 
 
 def fit_posterior(
@@ -41,6 +63,7 @@ def fit_posterior(
     device: torch.device | str | None = None,
     max_bytes: int | None = None,
     workers: Workers | None = None,
+    memory_limit: float | None = None,
 ) -> Posterior:
     """Fit a Laplace posterior around a trained model, which stays untouched.
 
@@ -62,59 +85,94 @@ def fit_posterior(
     workers: processes that fit together, None for all of the initialised process group (see
     ``bayes_vio.distributed``); ``Workers()`` is this one alone. Each has its own part of the data
     in its loader, of any length, and gets the posterior that one process with all of the parts in
-    a row would.
+    a row would. memory_limit: bytes that the fit may take, None for what is free, infinity for no
+    limit (see ``bayes_vio.posterior.memory``).
 
     Under "mc" labels are drawn datum by datum, and under "ella" points, so the result depends on
     the data's order; otherwise it depends on neither order nor batch size.
 
     Raises ValueError where arguments contradict each other, the loader cannot be read twice,
-    nothing can be covered, or workers have other models, settings or all the same data, and
-    WorkerError where another one fails.
+    nothing can be covered, or workers have other models, settings or all the same data;
+    InsufficientMemoryError, before anything large is allocated, and WorkerError where another
+    worker fails.
     """
-    kind = _structure(structure)
-    if rank < 0:
-        raise ValueError(f"rank is {rank}: use 0, which is the diagonal, or more")
+    request = Request(
+        likelihood, structure, layers, fisher, rank, subset_size, n_points, n_eigen,
+        prior_precision, noise_cov, n_data, seed, max_bytes,
+    )  # fmt: skip
+    return _fitted(*_prepared(model, loader, request, device, workers, memory_limit))
+
+
+def check_fit(
+    model: nn.Module,
+    loader: Iterable,
+    request: Request,
+    device: torch.device | str | None = None,
+    workers: Workers | None = None,
+    memory_limit: float | None = None,
+) -> None:
+    """Raise what ``fit_posterior`` would before it reads the data, InsufficientMemoryError too.
+
+    The model need not be trained yet.
+    """
+    _prepared(model, loader, request, device, workers, memory_limit)
+
+
+def _prepared(
+    model: nn.Module,
+    loader: Iterable,
+    request: Request,
+    device: torch.device | str | None,
+    workers: Workers | None,
+    memory_limit: float | None,
+) -> tuple[Pass, Structure, StructureSettings, Coverage]:
+    kind = _structure(request.structure)
+    if request.rank < 0:
+        raise ValueError(f"rank is {request.rank}: use 0, which is the diagonal, or more")
+    if request.max_bytes is not None and kind is not Structure.INF:
+        raise ValueError(
+            f"max_bytes chooses the grids of 'inf': leave it out of {request.structure!r}"
+        )
     workers = current_workers() if workers is None else workers
     frozen = frozen_copy(model, device)
     place = next(frozen.parameters()).device
-    if max_bytes is not None and kind is not Structure.INF:
-        raise ValueError(f"max_bytes chooses the grids of 'inf': leave it out of {structure!r}")
-    check_alike(
-        workers, frozen, likelihood, structure, layers, fisher, rank, subset_size, n_points,
-        n_eigen, prior_precision, noise_cov, n_data, seed, max_bytes,
-    )  # fmt: skip
-    coverage = cover(frozen, onto(first_data(loader, workers), place), layers)
-    chosen = make_likelihood(likelihood, noise_cov, coverage.n_outputs, place)
+    check_alike(workers, frozen, request)
+    first, n_batch = first_data(loader, workers)
+    first = onto(first, place)
+    coverage = cover(frozen, first, request.layers)
+    chosen = make_likelihood(request.likelihood, request.noise_cov, coverage.n_outputs, place)
     recorder = Recorder(frozen, coverage.layers, coverage.copied)
-    prior = per_layer(prior_precision, recorder.layers)
-    exact = kind in (Structure.KFLR, Structure.KFRA) and fisher is None
-    second_moment = Fisher.TYPE2 if exact else _fisher(fisher, coverage.n_outputs)
-    is_ordered = second_moment is Fisher.MC or kind is Structure.ELLA
-    data = Pass(
-        recorder=recorder,
-        loader=loader,
-        likelihood=chosen,
-        fisher=second_moment,
-        seed=seed,
-        device=place,
-        workers=workers,
-        start=data_before(loader, workers) if is_ordered else 0,
-    )
+    exact = kind in (Structure.KFLR, Structure.KFRA) and request.fisher is None
+    fisher = Fisher.TYPE2 if exact else _fisher(request.fisher, coverage.n_outputs)
+    data = Pass(recorder, loader, chosen, fisher, request.seed, place, workers)
     settings = StructureSettings(
-        prior_precision=prior,
+        prior_precision=per_layer(request.prior_precision, recorder.layers),
         n_outputs=coverage.n_outputs,
-        n_data=n_data,
-        rank=rank,
-        max_bytes=max_bytes,
-        subset_size=subset_size if layers is None else None,
-        n_points=n_points,
-        n_eigen=n_eigen,
+        n_data=request.n_data,
+        rank=request.rank,
+        max_bytes=request.max_bytes,
+        subset_size=request.subset_size if request.layers is None else None,
+        n_points=request.n_points,
+        n_eigen=request.n_eigen,
     )
+    size = network_size(data, first, max(1, n_batch))
+    limit = share_of_memory(place, workers) if memory_limit is None else memory_limit
+    with workers.together():
+        check_memory(size, kind, settings, limit)
+    return data, kind, settings, coverage
+
+
+def _fitted(
+    data: Pass, kind: Structure, settings: StructureSettings, coverage: Coverage
+) -> Posterior:
+    if data.fisher is Fisher.MC or kind is Structure.ELLA:
+        data = replace(data, start=data_before(data.loader, data.workers))
     fitted = fit_structure(data, kind, settings)
+    prior, n_data = settings.prior_precision, settings.n_data
     fitted.curvature.check_prior(prior)
     report = PosteriorReport(
         structure=kind.value,
-        likelihood=chosen.name,
+        likelihood=data.likelihood.name,
         fisher=data.fisher.value,
         n_data=float(fitted.tally.n_data if n_data is None else n_data),
         n_outputs=coverage.n_outputs,
@@ -125,7 +183,7 @@ def fit_posterior(
     return Posterior(
         recorder=fitted.recorder,
         curvature=_checked(fitted.curvature, coverage),
-        likelihood=chosen,
+        likelihood=data.likelihood,
         prior_precision={name: prior[name] for name in fitted.recorder.layers},
         log_likelihood=fitted.tally.log_likelihood * report.n_data / fitted.tally.n_data,
         can_batch=coverage.can_batch,

@@ -23,7 +23,7 @@ from bayes_vio.posterior.ella import parameter_tangents, tangent_features
 # Numbers that the gradients of one part of the points may hold.
 _PART_NUMBERS = 2**26
 # Data whose features are computed together.
-_BATCH = 32
+TANGENT_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,11 @@ class Directions:
     kept_trace_share: float
 
 
+def points_at_once(n_weights: int) -> int:
+    """Return the gradients of how many points are computed together."""
+    return max(1, _PART_NUMBERS // n_weights)
+
+
 def leading_directions(data: Pass, n_outputs: int, n_points: int, n_eigen: int) -> Directions:
     """Return the ``n_eigen`` leading directions of the kernel at ``n_points`` random points.
 
@@ -78,14 +83,14 @@ def leading_directions(data: Pass, n_outputs: int, n_points: int, n_eigen: int) 
     recorder, workers = data.recorder, data.workers
     shapes = {name: layer.shape for name, layer in recorder.layers.items()}
     sizes = [d_out * d_in for d_out, d_in in shapes.values()]
-    step = max(1, _PART_NUMBERS // sum(sizes))
+    step = points_at_once(sum(sizes))
     points = _draw_points(data, n_outputs, n_points)
     parts = [part for chosen in points for part in chosen.split(step)]
     with workers.together():
         kernel = _kernel(recorder, parts, workers)
     workers.sum([kernel])
     eigenvalues, vectors = torch.linalg.eigh(kernel)
-    workers.copy([eigenvalues, vectors := vectors.contiguous()])
+    workers.copy([eigenvalues, vectors])
     resolution = next(iter(recorder.layers.values())).resolution
     resolved = eigenvalues > len(kernel) * resolution * eigenvalues[-1]
     kept = torch.nonzero(resolved)[:, 0][-n_eigen:].flip(0)
@@ -93,7 +98,7 @@ def leading_directions(data: Pass, n_outputs: int, n_points: int, n_eigen: int) 
     with workers.together():
         V = _combined(recorder, parts, weights, workers)
     workers.sum([V])
-    Q = torch.linalg.qr(V).Q.contiguous()
+    Q = torch.linalg.qr(V).Q
     workers.copy([Q])
     split = Q.mT.split(sizes, 1)
     return Directions(
@@ -127,8 +132,8 @@ def _batches(data: Pass, tally: Tally) -> Iterator[tuple[Any, Tensor, torch.Gene
     generator = torch.Generator().manual_seed(data.seed)
     for whole, targets in data.loader:
         tally.add(whole, targets)
-        for start in range(0, len(targets), _BATCH):
-            rows = slice(start, start + _BATCH)
+        for start in range(0, len(targets), TANGENT_BATCH):
+            rows = slice(start, start + TANGENT_BATCH)
             x = map_tensors(whole, lambda t, rows=rows: t[rows].to(data.device))
             yield ordinary(x), targets[rows].to(data.device), generator
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from bayes_vio.curvature.inputs import map_tensors, tensors
+from bayes_vio.curvature.inputs import batch_size, map_tensors, tensors
 from bayes_vio.distributed import Workers
 from bayes_vio.sealed import tensors_hash
 
@@ -17,7 +17,7 @@ from bayes_vio.sealed import tensors_hash
 _N_FIRST = 8
 
 
-def check_alike(workers: Workers, model: nn.Module, *settings: Any) -> None:
+def check_alike(workers: Workers, model: nn.Module, settings: Any) -> None:
     """Raise ValueError where workers were given other weights, or told other settings."""
     if workers.size == 1:
         return
@@ -34,9 +34,8 @@ def check_alike(workers: Workers, model: nn.Module, *settings: Any) -> None:
             )
 
 
-def first_data(loader: Iterable, workers: Workers) -> Any:
-    """Return the first few inputs of the first worker that has any, the same for all, on the CPU
-    where they come from another worker.
+def first_data(loader: Iterable, workers: Workers) -> tuple[Any, int]:
+    """Return the first few inputs of the first worker that has any, and the own batches' size.
 
     Raises ValueError for a loader that cannot be read twice, that repeats data to fill a shard, or
     that has the same data as another worker's.
@@ -45,12 +44,13 @@ def first_data(loader: Iterable, workers: Workers) -> Any:
         _check_twice(loader)
         if workers.size > 1:
             _check_sampler(loader)
-        first = next((map_tensors((x, y), lambda t: t[:_N_FIRST]) for x, y in loader), None)
+        batch = next(iter(loader), None)
+        first = batch and map_tensors(tuple(batch), lambda t: t[:_N_FIRST])
     if workers.size > 1:
         first = _of_all(first, workers)
     if first is None:
         raise ValueError("the loader is empty")
-    return first[0]
+    return first[0], batch_size(batch[0]) if batch else 0
 
 
 def _check_twice(loader: Iterable) -> None:

@@ -134,7 +134,7 @@ def torchrun(drives: list[Path], out: Path, size: int = 2, *options: str) -> sub
     arguments = [drives[0], "--validation", drives[1], "--out", out, "--epochs", 25]
     arguments += ["--time-offset", 0, "--batch-size", 16]
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}"]
-    command += ["--master-port=0", *options, "-m", "bayes_vio", "fit", *map(str, arguments)]
+    command += ["--standalone", *options, "-m", "bayes_vio", "fit", *map(str, arguments)]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
