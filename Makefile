@@ -24,7 +24,7 @@ PYTEST := $(BIN)/python -m pytest -p _hypothesis_pytestplugin -p pytest_timeout 
 # Found, not imported: an rclpy that is there and broken fails the tests instead of hiding them.
 HAS_ROS := $(BIN)/python -c 'import importlib.util as u; exit(not u.find_spec("rclpy"))'
 
-.PHONY: help demo test test-core test-ros lint format bench install clean
+.PHONY: help demo test test-core test-ros lint format bench peers install clean
 .NOTPARALLEL:
 
 help:  ## Show this list.
@@ -59,6 +59,9 @@ format: install  ## Format the code and mend what ruff can mend.
 
 bench: install  ## Run every benchmark; results are JSON, dated.
 	@set -e; for script in $(BENCHMARKS); do echo $$script; $(BIN)/python $$script; done
+
+peers: install  ## Install the libraries that benchmarks/peers.py compares with.
+	@$(BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements-peers.txt
 
 install: $(STAMP)
 

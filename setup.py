@@ -83,6 +83,12 @@ setup(
             "laplace-torch>=0.3,<0.4",
             "backpack-for-pytorch>=1.7",
         ],
+        # What benchmarks/peers.py measures beside us; `make peers` installs them, see there.
+        "peers": [
+            "curvlinops-for-pytorch==3.0.1",
+            "laplace-torch==0.3",
+            "backpack-for-pytorch==1.7.1",
+        ],
         "search": ["optuna>=4"],
         "classification": ["scikit-learn>=1.6"],
         "test": [

@@ -1,11 +1,11 @@
-"""Our posteriors beside laplace-torch, curvlinops and BackPACK: time, memory, bytes, failures.
+"""Our posteriors beside laplace-torch, curvlinops and BackPACK: time, memory, what fails.
 
     python benchmarks/peers.py [--device cuda] [--cases NAME ...] [--peers NAME ...]
 
-The libraries are the extra ``peers``; see ``make bench-peers`` for how to install them beside the
-torch that is there. Every pair of a network and a library runs in a process of its own, so that
-peak memory is that library's; what a library cannot do is told by its own error. One CPU thread;
-writes benchmarks/results/peers.json.
+The libraries are the extra ``peers``; `make peers` installs them beside the torch that is there.
+Every pair of a network and a library runs in a process of its own, so that peak memory is that
+library's; what a library cannot do is told by its own error. One CPU thread; writes
+benchmarks/results/peers.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peer_run import CASES, IN_TURNS, NOISE_VARIANCE, PEERS, RANK
+from peer_libraries import NOISE_VARIANCE, PEERS, RANK
+from peer_run import CASES, IN_TURNS
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "peers.json"

@@ -27,7 +27,7 @@ OPTIONAL = {
     "tf2_ros", "tf2_msgs", "backpack", "optuna", "sklearn", "torchvision", "typing_extensions",
 }  # fmt: skip
 # Extras that make does not install: their ranges stand in setup.py alone.
-BY_HAND = {"oracle", "search"}
+BY_HAND = {"peers", "oracle", "search"}
 
 
 @pytest.fixture(scope="module")

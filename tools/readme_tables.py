@@ -219,6 +219,74 @@ def number_formats(r: dict[str, Any]) -> list[str]:
 
 # Where a table is not named after the file of results that it shows.
 SOURCES = {"negative_corrections": "equal_storage"}
+
+
+def peers(r: dict[str, Any]) -> list[str]:
+    """Return every library's times at every network, and what each could not do."""
+    versions = ", ".join(f"{name} {v}" for name, v in r["versions"].items())
+    lines = [
+        f"**Beside peers** (`python benchmarks/peers.py`): one thread of {r['device']}, clock: "
+        f"{r['clock']}; {versions}; whole nets unless it says otherwise, exact Fisher, 6 outputs.",
+        "",
+        "| net | library | fit | covariance / forward | a weight draw | peak memory | stored |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    failures = []
+    for case, found in r["cases"].items():
+        for name, row in found["peers"].items():
+            net = case.replace("_", " ")
+            failures += [f"- {net}, {name}, {s}: `{e}`" for s, e in row.get("errors", {}).items()]
+            if row["scope"]:
+                lines.append(f"| {net} | {name} {_peer_cells(row)}")
+    turns = {
+        c: f["in_turns"]
+        for c, f in r["cases"].items()
+        if "slower_than_inf" in f.get("in_turns", {})
+    }
+    for case, found in turns.items():
+        slower = found["slower_than_inf"]
+        lines += [
+            "",
+            f"In turns at the {case.replace('_', ' ')}: INF's covariance takes "
+            f"{found['inf_over_forward']:.1f} forward passes, "
+            + ", ".join(f"{name} {x:.1f} times as long" for name, x in slower.items())
+            + ".",
+        ]
+    return [*lines, "", "What a library could not do, in its own words:", "", *failures]
+
+
+def _peer_cells(row: dict[str, Any]) -> str:
+    """Return a row's cells after the library's name."""
+    scope = "" if row["scope"] == "all weights" else f" ({row['scope']} alone)"
+    ratio = f"{row['ratio']:.1f}" if "ratio" in row else "not offered"
+    draw = f"{row['draw_ms']:.1f} ms" if "draw_ms" in row else "not offered"
+    fit_s = row["factor_s"] + row["finish_s"]
+    return (
+        f"{scope} | {fit_s:.1f} s | {ratio} | {draw} | {row['peak_bytes'] / 2**20:.0f} MiB "
+        f"| {row['stored_bytes'] / 2**20:.1f} MiB |"
+    )
+
+
+def sampling(r: dict[str, Any]) -> list[str]:
+    """Return how much networks side by side save."""
+    motion = r["motion_model"]
+    return [
+        f"**Weight samples** (`python benchmarks/sampling.py`): {r['samples']} networks drawn and "
+        f"run side by side take {motion['side_by_side_ms']:.0f} ms for the motion model, "
+        f"{motion['swaps_over']:.1f} times less than one after the other; their random numbers "
+        f"alone take {motion['random_numbers_ms']:.0f} ms.",
+    ]
+
+
+def curvature_pass(r: dict[str, Any]) -> list[str]:
+    """Return what the curvature pass takes beside training."""
+    return [
+        f"**The curvature pass** (`python benchmarks/curvature_pass.py`): "
+        f"{r['pass']['scaled_s']:.0f} s for {r['wanted']} motion samples on one thread, "
+        f"{r['epochs_per_pass']:.1f} training epochs on as many.",
+    ]
+
+
 TABLES = {
     t.__name__: t
     for t in (
@@ -231,6 +299,11 @@ TABLES = {
         equal_storage,
         negative_corrections,
         number_formats,
+        peers,
+        sampling,
+        curvature_pass,
+        reading,
+        fit_memory,
     )
 }
 

@@ -1,0 +1,57 @@
+"""The benchmark beside other libraries runs, and tells what a library cannot do."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(case: str, peer: str) -> dict:
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "benchmarks/peer_run.py", case, peer, "cpu"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_our_row_holds_every_stage():
+    row = run("motion_model", "bayes_vio inf")
+    assert row["scope"] == "all weights"
+    assert row["outputs"] == [1, 6, 6]
+    assert min(row[k] for k in ("factor_s", "eigen_s", "forward_ms", "draw_ms")) > 0
+    assert row["predictive_ms"] > row["forward_ms"]
+    assert row["stored_bytes"] < 1.5 * 4 * row["weights"]
+
+
+@pytest.mark.slow
+def test_what_a_library_cannot_do_is_told_by_its_error():
+    row = run("reference_cnn", "backpack kflr")
+    assert row["scope"] is None
+    assert set(row["errors"]) == {"all weights", "linear and conv2d"}
+    assert all("Error: " in error for error in row["errors"].values())
+
+
+def test_the_table_lists_rows_and_errors():
+    tool = runpy.run_path(str(ROOT / "tools" / "readme_tables.py"))
+    row = {"scope": "all weights", "factor_s": 1.0, "finish_s": 2.0, "ratio": 12.3}
+    row |= {"draw_ms": 4.0, "peak_bytes": 2**20, "stored_bytes": 2**21}
+    failed = {"scope": None, "errors": {"all weights": "KeyError: x (f)"}}
+    turns = {"inf_over_forward": 12.0, "slower_than_inf": {"b": 8.5}}
+    case = {"peers": {"a": row, "b": failed}, "in_turns": turns}
+    found = {"device": "d", "clock": "c", "versions": {"torch": "1"}, "cases": {"net": case}}
+    text = "\n".join(tool["peers"](found))
+    assert "| net | a  | 3.0 s | 12.3 | 4.0 ms | 1 MiB | 2.0 MiB |" in text
+    assert "b 8.5 times as long" in text
+    assert "- net, b, all weights: `KeyError: x (f)`" in text
