@@ -55,7 +55,7 @@ def sampled_outputs(
     if n < 1:
         raise ValueError(f"the number of samples must be at least 1, it is {n}")
     x = ordinary(x)
-    n_chunks = -(-n // _networks_at_once(posterior, x))
+    n_chunks = -(-n // networks_at_once(posterior, x))
     sizes = [n // n_chunks + (i < n % n_chunks) for i in range(n_chunks)]
     with plain_operations():
         return torch.cat([_outputs(posterior, x, size, generator) for size in sizes])
@@ -63,12 +63,7 @@ def sampled_outputs(
 
 def _outputs(posterior: Posterior, x: Any, n: int, generator: torch.Generator | None) -> Tensor:
     recorder, model = posterior.recorder, bare_model(posterior.recorder)
-    dtype = next(iter(posterior.layers.values())).matrix().dtype
-    noise = standard_normal(posterior.layers, (n,), generator, dtype)
-    changes = posterior.precision.sample(noise)
-    drawn = {
-        name: change.add_(posterior.layers[name].matrix()) for name, change in changes.items()
-    }
+    drawn = drawn_matrices(posterior, n, generator)
     start = at_map(recorder)
     weights = stacked(recorder, drawn, start)
 
@@ -78,7 +73,18 @@ def _outputs(posterior: Posterior, x: Any, n: int, generator: torch.Generator | 
     return torch.vmap(network)(weights)
 
 
-def _networks_at_once(posterior: Posterior, x: Any) -> int:
+def drawn_matrices(
+    posterior: Posterior, n: int, generator: torch.Generator | None
+) -> dict[str, Tensor]:
+    """Return n draws of every layer's W [n, d_out, d_in], in the network's dtype."""
+    dtype = next(iter(posterior.layers.values())).matrix().dtype
+    noise = standard_normal(posterior.layers, (n,), generator, dtype)
+    changes = posterior.precision.sample(noise)
+    return {name: change.add_(posterior.layers[name].matrix()) for name, change in changes.items()}
+
+
+def networks_at_once(posterior: Posterior, x: Any) -> int:
+    """Return how many networks one vectorised call runs on an input."""
     numbers = activation_numbers(posterior.recorder, x) * batch_size(x)
     numbers += sum(p.numel() for p in posterior.model.parameters())
     return max(1, _NUMBERS_AT_ONCE.get(posterior.device.type, _NUMBERS_ELSEWHERE) // numbers)
