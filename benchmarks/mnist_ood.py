@@ -248,7 +248,8 @@ def main() -> None:
     print(table(rows), json.dumps(results.get("verdict"), indent=1), sep="\n")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(results, indent=2) + "\n")
-    picture(predictions, sets.test[1], arguments.out)
+    if set(PICTURED) & set(predictions):
+        picture(predictions, sets.test[1], arguments.out)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def plot_weight_stds(variances: Mapping[str, Tensor]) -> Figure:
         std = array(values.sqrt())
         image = ax.imshow(std, aspect="auto", cmap="viridis", interpolation="nearest")
         figure.colorbar(image, ax=ax, shrink=0.8)
+        ax.grid(False)
+        ax.yaxis.get_major_locator().set_params(integer=True)
         ax.set_title(f"layer {name}: std {std.min():.2g} to {std.max():.2g}", fontsize=8)
         ax.set_xlabel("input (bias last)")
     axes[0].set_ylabel("output")
