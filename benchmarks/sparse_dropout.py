@@ -110,16 +110,14 @@ class Recipe:
 
 
 RECIPES = {
-    "lenet_300_100": Recipe(
-        lenet_300_100, 40, 0, {"log_variance": -10.0, "kl_warmup": 0.2, "learning_rate": 3e-3}
-    ),
+    "lenet_300_100": Recipe(lenet_300_100, 200, 0, {"log_variance": -10.0, "kl_warmup": 0.2}),
     "lenet_5_caffe": Recipe(
         lenet_5_caffe,
-        25,
+        120,
         2,
         {
             "log_variance": -10.0,
-            "kl_warmup": 0.4,
+            "kl_warmup": 0.2,
             "variance_rate": 5.0,
             "reparametrisation": "mixed",
         },
@@ -220,8 +218,6 @@ def random_labels(work: Path) -> dict[str, Any]:
     labels = torch.randint(CLASSES, (N_RANDOM,), generator=torch.Generator().manual_seed(1))
     data = Images(train.x[:N_RANDOM], labels)
     recipe = RECIPES["lenet_300_100"]
-    # Fewer images make shorter epochs.
-    epochs = 2 * recipe.epochs
 
     def measure(now: VariationalPosterior) -> dict[str, Any]:
         return {"train_accuracy_percent": 100 - data.error_percent(now.model)} | sparsity(now)
@@ -235,14 +231,14 @@ def random_labels(work: Path) -> dict[str, Any]:
         }
         if method == "sparse_dropout":
             found[method] = fit_sparse_dropout(
-                recipe.network(), data, "categorical", epochs, **recipe.fit, **common
+                recipe.network(), data, "categorical", recipe.epochs, **recipe.fit, **common
             )
         else:
             found[method] = fit_mc_dropout(
                 recipe.network(),
                 data,
                 "categorical",
-                epochs,
+                recipe.epochs,
                 prior_precision=0.0,
                 **common,
             )
@@ -253,7 +249,7 @@ def random_labels(work: Path) -> dict[str, Any]:
     pruned = sum(layer.n_pruned for layer in found["sparse_dropout"].report.stochastic)
     total = sum(layer.n_weights for layer in found["sparse_dropout"].report.stochastic)
     rows["sparse_dropout"]["pruned_percent"] = round(100 * pruned / total, 3)
-    return {"images": N_RANDOM, "epochs": epochs, "settings": recipe.fit} | rows
+    return {"images": N_RANDOM, "epochs": recipe.epochs, "settings": recipe.fit} | rows
 
 
 def first_layer(network: nn.Module) -> Tensor:
