@@ -138,7 +138,7 @@ def network_size(data: Pass, first: Any, batch: int) -> NetworkSize:
         columns=columns,
         item=weights.element_size(),
         batch=batch,
-        n_batches=_length(data.loader),
+        n_batches=_length(data.loader) if data.workers.size == 1 else None,
     )
 
 

@@ -228,7 +228,7 @@ def test_the_kernel_is_made_in_parts(monkeypatch, parts):
     p = sum(layer.matrix().numel() for layer in make("ella", case).layers.values())
     monkeypatch.setattr("bayes_vio.posterior.nystrom._PART_NUMBERS", 27 * p // parts)
     monkeypatch.setattr("bayes_vio.posterior.nystrom.TANGENT_BATCH", max(1, 9 // parts))
-    monkeypatch.setattr("bayes_vio.posterior.ella._TANGENT_NUMBERS", 10**6 // parts)
+    monkeypatch.setattr("bayes_vio.posterior.ella.TANGENT_NUMBERS", 10**6 // parts)
     torch.testing.assert_close(make("ella", case).functional_covariance(case.x), whole)
 
 
