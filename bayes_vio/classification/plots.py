@@ -94,13 +94,15 @@ def plot_layer_shares(shares: Mapping[str, Mapping[str, float]]) -> Figure:
 
 def plot_weight_stds(variances: Mapping[str, Tensor]) -> Figure:
     """Return one picture per layer of its weights' marginal std [d_out, d_in], bias last."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _row(len(variances), 3.0, 3.0)
     for ax, (name, values) in zip(axes, variances.items(), strict=True):
         std = array(values.sqrt())
         image = ax.imshow(std, aspect="auto", cmap="viridis", interpolation="nearest")
         figure.colorbar(image, ax=ax, shrink=0.8)
         ax.grid(False)
-        ax.yaxis.get_major_locator().set_params(integer=True)
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(f"layer {name}: std {std.min():.2g} to {std.max():.2g}", fontsize=8)
         ax.set_xlabel("input (bias last)")
     axes[0].set_ylabel("output")
