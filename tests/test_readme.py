@@ -25,9 +25,12 @@ def test_links_lead_to_files(target: str) -> None:
 
 
 def test_the_quickstart_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
-    assert "inf" in capsys.readouterr().out
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(code, "README.md", "exec"), names)
+    shown = capsys.readouterr().out
+    assert "inf" in shown
+    assert "nll" in shown
 
 
 def test_commands_and_their_options_exist() -> None:

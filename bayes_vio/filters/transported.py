@@ -1,7 +1,7 @@
 """The sum over frames of an error's features, moved along with the frame that they are about.
 
 One unknown w ~ N(0, 1) [size], the weights' error in whitened coordinates, stands behind all
-frames: increment k has the epistemic error Phi_k w, with features Phi_k [6, size] (E22 of the
+frames: increment k has the epistemic error Phi_k w, with features Phi_k [6, size] (E23 of the
 posterior). The error of their compound is S_k w,
 
     S_k = A_k S_(k-1) + Phi_k,    A_k = Ad(T_k^-1),                                          (E-A3)

@@ -91,7 +91,7 @@ class Posterior:
         """Return ``predict(x)`` and features Z [batch, outputs, sketch.size] in float64.
 
         Z_i Z_j^T estimates the covariance J_i P^-1 J_j^T of the epistemic errors of two inputs,
-        also of different calls (E22).
+        also of different calls (E23).
         """
         predictions, features = [], []
         for at, _ in self.linearisations(x):

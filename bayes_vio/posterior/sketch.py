@@ -2,7 +2,7 @@
 
 All inputs share one set of weights, so the error of a sum over inputs, each moved by some A_k, is
 
-    cov(sum_k A_k J_k w) = S S^T,    S = sum_k A_k Phi_k,    Phi_k = J_k P^-1/2.             (E22)
+    cov(sum_k A_k J_k w) = S S^T,    S = sum_k A_k Phi_k,    Phi_k = J_k P^-1/2.             (E23)
 
 S [outputs, p] has a fixed size, but p is the number of weights. A count sketch adds up the columns
 of Phi with random signs in few buckets, Z = Phi Omega [outputs, size]. It is linear, so that
