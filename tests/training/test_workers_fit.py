@@ -25,6 +25,8 @@ from tests.motion_cases import TINY, Samples
 
 SETTINGS = MapFitSettings(epochs=3, batch_size=16, learning_rate=5e-3)
 CPU = torch.device("cpu")
+# A whole fit by processes that import everything anew, on a machine that has other work.
+PATIENCE_S = 1200.0
 
 
 @dataclass(frozen=True)
@@ -125,13 +127,13 @@ def test_one_process_goes_on_where_two_stopped(tmp_path: Path) -> None:
 def drives(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("drives")
     for seed in (500, 501):
-        drive = DriveSettings(duration_s=8.0)
+        drive = DriveSettings(duration_s=15.0)
         simulate(folder / str(seed), SimulationSettings(seed=seed, drive=drive))
     return [folder / "500", folder / "501"]
 
 
 def torchrun(drives: list[Path], out: Path, size: int = 2, *options: str) -> subprocess.Popen:
-    arguments = [drives[0], "--validation", drives[1], "--out", out, "--epochs", 25]
+    arguments = [drives[0], "--validation", drives[1], "--out", out, "--epochs", 3]
     arguments += ["--time-offset", 0, "--batch-size", 16]
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}"]
     command += ["--standalone", *options, "-m", "bayes_vio", "fit", *map(str, arguments)]
@@ -156,7 +158,7 @@ def test_the_command_on_two_workers_writes_the_artifact_of_one(
     found = []
     for size in (1, 2):
         out = tmp_path / f"artifact_{size}"
-        output, errors = (process := torchrun(drives, out, size)).communicate(timeout=280)
+        output, errors = (process := torchrun(drives, out, size)).communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, errors
         assert output.count("Reading recordings") == 1
         assert output.count("Fitting the posterior under the calibrated noise") == 1
@@ -180,12 +182,12 @@ def test_a_killed_worker_of_the_command(drives: list[Path], tmp_path: Path, vict
         time.sleep(0.05)
     os.kill(children(process.pid)[victim], signal.SIGKILL)
     begin = time.monotonic()
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - begin < 45.0
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert time.monotonic() - begin < 120.0  # far below the timeout of half an hour
     assert process.returncode not in (0, None)
     assert "Signal 9 (SIGKILL)" in errors
     assert not out.exists()
-    output, errors = (again := torchrun(drives, out)).communicate(timeout=280)
+    output, errors = (again := torchrun(drives, out)).communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, errors
     assert "continued after epoch" in output
     MotionArtifact.load(out)
@@ -200,7 +202,7 @@ def test_torchrun_starts_a_killed_fit_again(drives: list[Path], tmp_path: Path) 
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     os.kill(children(process.pid)[1], signal.SIGKILL)
-    output, errors = process.communicate(timeout=280)
+    output, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert "continued after epoch" in output
     MotionArtifact.load(out)
@@ -209,7 +211,7 @@ def test_torchrun_starts_a_killed_fit_again(drives: list[Path], tmp_path: Path) 
 @pytest.mark.slow
 def test_what_is_wrong_with_the_input_is_told_once(drives: list[Path], tmp_path: Path) -> None:
     process = torchrun([drives[0], drives[0]], tmp_path / "artifact")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     told = [line for line in errors.splitlines() if line.startswith("bayes-vio: ")]
     assert sum("a recording has one use" in line for line in told) <= 2
