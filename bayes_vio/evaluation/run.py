@@ -24,7 +24,7 @@ class Run:
     stream between the image's stamp and the sample that completed the estimate; T_world_earlier
     and T_world_base [n, 4, 4], the reference at both stamps. ``unreferenced`` counts estimates
     left out because the reference did not cover them; ``counters`` are the estimator's and the
-    recording's.
+    recording's. ``features`` [n], each [6, size] or None: of the epistemic errors, where kept.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Run:
     T_world_base: Array
     unreferenced: int
     counters: dict[str, int]
+    features: tuple[Array | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.stamp_ns)

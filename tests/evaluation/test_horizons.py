@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from bayes_vio.evaluation import calibration, verdict
-from bayes_vio.evaluation.horizons import window_errors
+from bayes_vio.evaluation import calibration, trajectory, verdict
+from bayes_vio.evaluation.horizons import (
+    accumulated_errors,
+    distance_windows,
+    window_errors,
+)
 from bayes_vio.evaluation.verdict import Verdict
 from bayes_vio.geometry import se3
 from tests.evaluation.synthetic import FRAME_S, chain, synthetic_run
@@ -70,3 +74,47 @@ def test_epistemic_share_grows_with_the_horizon():
     ]
     assert shares[0] == pytest.approx(0.2)
     assert shares[0] < shares[1] < shares[2] < 1
+
+
+def test_stretches_of_a_distance_are_kittis_segments():
+    run = synthetic_run(400, seed=2)
+    windows = distance_windows(run, 100.0, 10)
+    errors = accumulated_errors(run, windows, 0.0)
+    estimated, true = run.path()
+    segments = trajectory.segment_errors(estimated, true, (100.0,), 10)
+    assert len(windows) == len(segments.length_m) > 20
+    np.testing.assert_allclose(
+        np.linalg.norm(errors.error[:, 3:], axis=1) / 100, segments.rotation, rtol=1e-6
+    )
+
+
+def test_stretches_stop_at_a_break_in_the_stamps():
+    run = synthetic_run(400, seed=2)
+    moved = np.where(np.arange(400) >= 200, 10**9, 0)
+    broken = replace(
+        run, stamp_ns=run.stamp_ns + moved, earlier_stamp_ns=run.earlier_stamp_ns + moved
+    )
+    windows = distance_windows(broken, 100.0, 10)
+    assert windows
+    assert all(w.stop <= 200 or w.start >= 200 for w in windows)
+    assert len(windows) < len(distance_windows(run, 100.0, 10))
+
+
+def test_features_tell_what_epistemic_errors_have_in_common():
+    run = synthetic_run(60, seed=5, epistemic=0.3)
+    same = tuple(np.linalg.cholesky(cov) for cov in run.epistemic_cov)
+    others = tuple(
+        np.concatenate([root if k == n else np.zeros((6, 6)) for k in range(60)], 1)
+        for n, root in enumerate(same)
+    )
+    window = [range(5, 45)]
+    white = accumulated_errors(run, window, 0.0)
+    unshared = accumulated_errors(replace(run, features=others), window, 100.0)
+    np.testing.assert_allclose(unshared.cov, white.cov, rtol=1e-5, atol=1e-12)
+    shared = accumulated_errors(replace(run, features=same), window, 0.0)
+    A, total = np.eye(6), np.zeros((6, 6))
+    for k in reversed(window[0]):
+        total += A @ same[k]
+        T = torch.from_numpy(run.T_earlier_later[k])
+        A = A @ se3.adjoint(se3.inverse(T)).numpy()
+    np.testing.assert_allclose(shared.epistemic_cov[0], total @ total.T, rtol=1e-5, atol=1e-12)
