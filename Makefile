@@ -11,8 +11,12 @@ TORCH_PIP_ARGS ?=
 # Test processes; each holds a torch (about 0.5 GB).
 WORKERS ?= 2
 
-# kitti_bags.py makes bags of the data folder: it has to be told where to put them.
-BENCHMARKS ?= $(filter-out benchmarks/kitti_bags.py,$(wildcard benchmarks/*.py))
+# Those that make bags have to be told where to put them; odometry takes hours and has a target of
+# its own, with its modules.
+NOT_ALONE := kitti_bags semi_synthetic classical odometry%
+BENCHMARKS ?= $(filter-out $(NOT_ALONE:%=benchmarks/%.py),$(wildcard benchmarks/*.py))
+# As in ODOMETRY_ARGS='--bags FOLDER --artifact FITTED'.
+ODOMETRY_ARGS ?=
 
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed-$(TORCH)
@@ -24,11 +28,11 @@ PYTEST := $(BIN)/python -m pytest -p _hypothesis_pytestplugin -p pytest_timeout 
 # Found, not imported: an rclpy that is there and broken fails the tests instead of hiding them.
 HAS_ROS := $(BIN)/python -c 'import importlib.util as u; exit(not u.find_spec("rclpy"))'
 
-.PHONY: help demo test test-core test-ros lint format bench peers install clean
+.PHONY: help demo test test-core test-ros lint format bench bench-odometry peers install clean
 .NOTPARALLEL:
 
 help:  ## Show this list.
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 26
 
 demo: install  ## Simulate drives, fit, run the node on a held-out drive, judge it.
 	@$(BIN)/bayes-vio demo
@@ -59,6 +63,9 @@ format: install  ## Format the code and mend what ruff can mend.
 
 bench: install  ## Run every benchmark; results are JSON, dated.
 	@set -e; for script in $(BENCHMARKS); do echo $$script; $(BIN)/python $$script; done
+
+bench-odometry: install  ## Odometry and its covariance beside its peers (hours: renders, fits, compares).
+	@$(BIN)/python benchmarks/odometry.py $(ODOMETRY_ARGS)
 
 peers: install  ## Install the libraries that benchmarks/peers.py compares with.
 	@$(BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements-peers.txt
