@@ -222,6 +222,8 @@ def _ella(size: NetworkSize, settings: StructureSettings) -> dict[str, int]:
     n_points, n_eigen = settings.n_points, settings.n_eigen
     if size.n_batches is not None:
         n_points = min(n_points, size.n_batches * size.batch * settings.n_outputs)
+    # Of a worker without data: it helps with the others' points.
+    n_points = max(1, n_points)
     rows = min(points_at_once(size.weights), max(1, n_points // (size.n_batches or n_points)))
     kernel, direction = n_points**2 * _DOUBLE, size.weights * min(n_eigen, n_points)
     # Put together from its layers' parts; and with several parts another one beside it.
