@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.utils.data import Subset
 
 from bayes_vio.device import choose_device
@@ -157,13 +159,8 @@ def launched_workers(device: str, timeout_s: float | None = None) -> Iterator[Wo
     is_cuda = place.type == "cuda"
     if is_cuda:
         torch.cuda.set_device(place)
-    _exchanged(
-        lambda: dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
-            timeout=timedelta(seconds=timeout_s or _timeout_s()),
-            device_id=place if is_cuda else None,
-        )
-    )
+    timeout = timedelta(seconds=timeout_s or _timeout_s())
+    _exchanged(lambda: _join("cpu:gloo,cuda:nccl" if is_cuda else "gloo", place, timeout))
     # After an exception the process ends: to say good-bye would wait for those that are gone.
     yield current_workers()
     dist.destroy_process_group()
@@ -187,6 +184,23 @@ def worker_device(name: str) -> torch.device:
             "--device cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+def _join(backend: str, place: torch.device, timeout: timedelta) -> None:
+    """Initialise the process group, by addresses of this attempt alone.
+
+    torchrun keeps one store through its restarts: it still has those of the processes that died.
+    """
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(
+        backend,
+        store=PrefixStore(f"bayes_vio/{attempt}", store),
+        rank=rank,
+        world_size=size,
+        timeout=timeout,
+        device_id=place if place.type == "cuda" else None,
+    )
 
 
 def _timeout_s() -> float:
