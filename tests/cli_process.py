@@ -44,6 +44,8 @@ class Machine:
     killed_at_message: int | None = None
 
     def enter(self) -> None:
+        # A test run in the background has SIGINT ignored, and hands that on.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if self.largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.largest_file,) * 2)
         if self.as_nobody and os.geteuid() == 0:

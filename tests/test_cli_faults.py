@@ -277,6 +277,7 @@ def test_the_command_itself_ends_with_130(ready: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         cwd=Path(__file__).resolve().parent.parent,
     )
     while not (tmp_path / "out.work").exists() and process.poll() is None:
