@@ -274,7 +274,7 @@ def odometry(r: dict[str, Any]) -> list[str]:
     for name, m in v["methods"].items():
         horizons = [m["horizons"][h] for h in ("1", "10", "100")]
         nees = ", ".join(f"{h['nees_over_6']:.2f}" for h in horizons)
-        nll = ", ".join(f"{h['nll']:.1f}" for h in horizons)
+        nll = ", ".join(f"{h['nll']:.2f}" for h in horizons)
         drift = m["drift"]
         lines.append(
             f"| {name} | {drift['t_rel_percent']:.1f} % | {drift['r_rel_deg_per_100m']:.2f} deg "
