@@ -4,6 +4,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed: pip install the extra `ros`")
 pytestmark = pytest.mark.ros
 
+from bayes_vio.artifact import MotionArtifact
 from bayes_vio.posterior import fit_posterior
 from tests.motion_cases import Samples, tiny_artifact
 from tests.ros.live import Client, EstimatorProcess, wait_until
@@ -26,6 +28,10 @@ def artifacts(tmp_path_factory):
     )
     replace(artifact, posterior=ella).save(folder / "ella")
     return folder
+
+
+def n_layers(artifact: Path) -> int:
+    return len(MotionArtifact.load(artifact).posterior.layers)
 
 
 @pytest.fixture
@@ -55,10 +61,11 @@ def test_predictive_and_budget_are_told_and_change_by_transitions(artifacts, cli
     parameters |= {"predictive": "last_layer", "latency_budget_ms": 2000.0}
     with EstimatorProcess(tmp_path / "log", parameters) as node:
         client.wait_for_inputs()
-        line = r"artifact \S+/inf .*device cpu .*over 1 of 19 layers \(last_layer\), \d+ % .*"
+        n = n_layers(artifacts / "inf")
+        line = rf"artifact \S+/inf .*device cpu .*over 1 of {n} layers \(last_layer\), \d+ % .*"
         assert re.search(line + r"\d\.\d ms, within the latency budget of 2000.0 ms", node.log)
         values = diagnosed(client)
-        assert (values["predictive"], values["predictive layers"]) == ("last_layer", "1 of 19")
+        assert (values["predictive"], values["predictive layers"]) == ("last_layer", f"1 of {n}")
         assert 0.0 < float(values["epistemic variance kept"]) < 1.0
         assert 0.0 < float(values["prediction time (ms)"]) < 2000.0
         assert values["latency budget (ms)"] == "2000.00"
@@ -73,9 +80,9 @@ def test_predictive_and_budget_are_told_and_change_by_transitions(artifacts, cli
         for transition in ("cleanup", "configure", "activate"):
             assert client.change_state(transition)
         client.wait_for_inputs()
-        assert re.search(r"over 19 of 19 layers \(auto\), 100 %.* no latency budget", node.log)
+        assert re.search(rf"over {n} of {n} layers \(auto\), 100 %.* no latency budget", node.log)
         values = diagnosed(client)
-        assert values["predictive layers"] == "19 of 19"
+        assert values["predictive layers"] == f"{n} of {n}"
         assert "latency budget (ms)" not in values
         assert np.median(drive(client)) > np.median(last_layer)
         assert node.interrupt() == 0
@@ -85,7 +92,8 @@ def test_a_budget_that_nothing_holds_is_a_warning(artifacts, client, tmp_path):
     parameters = {"artifact": artifacts / "inf", "device": "cpu", "latency_budget_ms": 0.001}
     with EstimatorProcess(tmp_path / "log", parameters) as node:
         client.wait_for_inputs()
-        text = r"WARN\] .*over 1 of 19 layers \(auto\).* OVER the latency budget of 0.0 ms"
+        n = n_layers(artifacts / "inf")
+        text = rf"WARN\] .*over 1 of {n} layers \(auto\).* OVER the latency budget of 0.0 ms"
         assert re.search(text, node.log)
         assert diagnosed(client)["latency budget holds"] == "False"
 
