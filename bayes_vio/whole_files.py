@@ -7,9 +7,9 @@ import ctypes
 import glob
 import logging
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,16 +31,16 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file aside and rename it over ``path``: whole, or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{_PARTIAL}")
+    partial = _name_aside(path)
     try:
-        with os.fdopen(descriptor, "wb") as file, _lock(Path(partial)):
-            os.fchmod(descriptor, 0o644)
+        with partial.open("xb") as file, _lock(partial):
+            partial.chmod(0o644)
             file.write(content)
             file.flush()
-            os.fsync(descriptor)
+            os.fsync(file.fileno())
             os.replace(partial, path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
@@ -87,13 +87,21 @@ def folder_aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if remove_leftovers(path):
         _LOG.warning("removed what a run that was killed had written of %s", path)
-    prefix = f".{path.name}.{_PARTIAL}"
-    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    partial = _name_aside(path)
     try:
+        partial.mkdir(mode=0o700)
         with _lock(partial):
             yield partial
     finally:
         _remove(partial)
+
+
+def _name_aside(path: Path) -> Path:
+    """Return a new name beside ``path``, known before it exists.
+
+    An interrupt right after the name came to be, before its maker returned it, would leave it.
+    """
+    return path.with_name(f".{path.name}.{_PARTIAL}{secrets.token_hex(8)}")
 
 
 def remove_leftovers(path: Path) -> int:

@@ -64,6 +64,7 @@ def fitted(bags: Path, work: Path, epochs: int, learning_rate: float) -> Path:
         settings = FitSettings(
             map=MapFitSettings(epochs=epochs, learning_rate=learning_rate),
             start_from=default_artifact_path(),
+            curvature_samples=2000,
         )
         train, validation = [bags / n for n in TRAIN], [bags / n for n in VALIDATION]
         with FitDisplay() as display:
@@ -156,7 +157,7 @@ def parsed() -> argparse.Namespace:
         help="fitted likewise from other seeds: an ensemble with --artifact",
     )
     parser.add_argument("--cache", type=Path, help="measured frames; default WORK/fit/frames")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--samples", type=int, default=3000, help="read by each curvature")
     parser.add_argument("--dropout-epochs", type=int, default=3)

@@ -1,13 +1,23 @@
 """Files and folders that are whole or absent, read only if they are what they seem."""
 
 import os
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from bayes_vio import whole_files
-from bayes_vio.whole_files import InUseError, partial_folder, read_bounded, sole_use, write_whole
+from bayes_vio.whole_files import (
+    InUseError,
+    folder_aside,
+    partial_folder,
+    read_bounded,
+    sole_use,
+    write_whole,
+)
 
 
 def test_a_file_is_written_whole_and_readable_by_all(tmp_path: Path) -> None:
@@ -83,3 +93,41 @@ def test_half_written_entries_of_a_cache_are_removed(tmp_path: Path) -> None:
     with sole_use(tmp_path / "work", "fit", cache):
         assert [path.name for path in cache.iterdir()] == ["bag-1"]
     assert (tmp_path / "work" / ".drive.partial-living").exists()
+
+
+def interrupted_at(line: int, work: Callable[[], object]) -> bool:
+    """Run with an interrupt at the n-th line of whole_files; return whether it came so far."""
+    left = [line]
+
+    def trace(frame: FrameType, event: str, _: object):
+        if frame.f_code.co_filename != whole_files.__file__:
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_interrupt_at_any_line_leaves_nothing(tmp_path: Path) -> None:
+    def enter_folder() -> None:
+        with folder_aside(tmp_path / "folder"):
+            sys.settrace(None)  # the block is the caller's, and so are interrupts in it
+
+    for work in (enter_folder, lambda: write_whole(tmp_path / "file", b"new")):
+        line = 0
+        while interrupted_at(line := line + 1, work) and line < 100:
+            assert not [path.name for path in tmp_path.glob(".*")], line
+        assert line > 10
+    assert (tmp_path / "file").read_bytes() == b"new"

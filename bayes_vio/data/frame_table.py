@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from bayes_vio.data.image_quality import image_statistics_of
 from bayes_vio.data.messages import BagError
 from bayes_vio.data.rows import RowWriter, read_rows
 from bayes_vio.data.samples import GRID_HEIGHT, GRID_WIDTH, Streams
+from bayes_vio.whole_files import folder_aside
 
 # Besides consecutive images, each image is paired with one that lies 2 to 5 earlier.
 MAX_STRIDE = 5
@@ -83,15 +82,11 @@ def measure_frames(
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     folder = cache_dir / f"{streams.name}-{key[:16]}"
     if not folder.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=cache_dir))
-        try:
+        with folder_aside(folder) as partial:
             with _one_opencv_thread():
                 _Measurement(streams, partial, seed).run(workers or os.cpu_count() or 1, progress)
             (partial / "key.json").write_text(json.dumps(identity, indent=1))
             _publish(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return _read_table(folder)
 
 

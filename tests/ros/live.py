@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -269,3 +270,10 @@ def camera_info_message() -> CameraInfo:
     message.header.frame_id = "camera_optical"
     message.k = [focal, 0.0, WIDTH / 2, 0.0, focal, HEIGHT / 2, 0.0, 0.0, 1.0]
     return message
+
+
+def status_of(client: Client, name: str) -> dict | None:
+    """Return the last diagnostic status of this name, None where none came."""
+    texts = client.recorder.arrays().get("diagnostics_json", [])
+    found = [s for s in map(json.loads, map(str, texts)) if s["name"] == name]
+    return found[-1] if found else None
