@@ -69,11 +69,12 @@ class Recorder:
         self._add_pose("relative_pose", message, earlier_stamp_ns=earlier_ns)
 
     def _add_pose(self, stream: str, message: Odometry, **more: Any) -> None:
+        arrival_ns = time.time_ns()  # before the work on it
         pose = message.pose.pose
         T = pose_matrix(pose.position, pose.orientation)
         cov = right_perturbation_cov(T, unpacked(message.pose.covariance))
         stamp_ns = stamp_ns_of(message.header.stamp)
-        self._add(stream, stamp_ns=stamp_ns, T=T, cov=cov, arrival_ns=time.time_ns(), **more)
+        self._add(stream, stamp_ns=stamp_ns, T=T, cov=cov, arrival_ns=arrival_ns, **more)
 
     def _on_twist(self, stream: str, message: TwistWithCovarianceStamped) -> None:
         v, w = message.twist.twist.linear, message.twist.twist.angular
