@@ -19,7 +19,7 @@ from bayes_vio.curvature.coverage import Uncovered
 from bayes_vio.variational.layers import Layers, Weighted, weighted
 from bayes_vio.variational.posterior import VariationalPosterior
 from bayes_vio.variational.preparation import OnEpoch, fixed_copy, prepare, settings_of, train
-from bayes_vio.variational.report import Method, VariationalReport, describe_layers
+from bayes_vio.variational.report import Method, describe_layers
 from bayes_vio.variational.training import EpochRecord, Objective, TrainingSettings
 from bayes_vio.variational.weights import BernoulliWeights
 
@@ -103,19 +103,11 @@ def fit_mc_dropout(
 
     def finish(history: tuple[EpochRecord, ...]) -> VariationalPosterior:
         fixed = fixed_copy(prepared.model)
-        report = VariationalReport(
-            method=Method.MC_DROPOUT,
-            likelihood=likelihood,
-            n_data=prepared.data.n_data,
-            n_outputs=prepared.layers.n_outputs,
-            numbers_per_datum=prepared.layers.numbers_per_datum,
-            stochastic=describe_layers(fixed, dict.fromkeys(dropped, ("weight",))),
-            deterministic=prepared.layers.deterministic + spared,
-            settings=settings_of(
-                settings, rate=rate, drop_data=drop_data, prior_precision=prior_precision
-            ),
-            histories=(history,),
+        own = settings_of(
+            settings, rate=rate, drop_data=drop_data, prior_precision=prior_precision
         )
+        stochastic = describe_layers(fixed, dict.fromkeys(dropped, ("weight",)))
+        report = prepared.report(Method.MC_DROPOUT, stochastic, own, history, spared)
         rates = {
             f"{n}.weight" if n else "weight": _rates(weighted(fixed, n), rate) for n in dropped
         }

@@ -17,7 +17,7 @@ from bayes_vio.variational.layers import weighted
 from bayes_vio.variational.posterior import VariationalPosterior
 from bayes_vio.variational.preparation import OnEpoch, fixed_copy, prepare, settings_of, train
 from bayes_vio.variational.reparametrisation import Reparametrisation
-from bayes_vio.variational.report import Method, VariationalReport, describe_layers
+from bayes_vio.variational.report import Method, describe_layers
 from bayes_vio.variational.training import EpochRecord, TrainingSettings
 from bayes_vio.variational.weights import GaussianWeights
 
@@ -83,23 +83,15 @@ def fit_mean_field(
 
     def finish(history: tuple[EpochRecord, ...]) -> VariationalPosterior:
         std = {n: (0.5 * v.detach()).exp() for n, v in objective.log_variances.items()}
-        report = VariationalReport(
-            method=Method.MEAN_FIELD,
-            likelihood=likelihood,
-            n_data=prepared.data.n_data,
-            n_outputs=prepared.layers.n_outputs,
-            numbers_per_datum=prepared.layers.numbers_per_datum,
-            stochastic=describe_layers(prepared.model, parameters),
-            deterministic=prepared.layers.deterministic,
-            settings=settings_of(
-                settings,
-                prior_precision=prior_precision,
-                log_variance=log_variance,
-                reparametrisation=chosen.value,
-                variance_rate=variance_rate,
-            ),
-            histories=(history,),
+        own = settings_of(
+            settings,
+            prior_precision=prior_precision,
+            log_variance=log_variance,
+            reparametrisation=chosen.value,
+            variance_rate=variance_rate,
         )
+        stochastic = describe_layers(prepared.model, parameters)
+        report = prepared.report(Method.MEAN_FIELD, stochastic, own, history)
         fixed = fixed_copy(prepared.model)
         return VariationalPosterior(fixed, GaussianWeights(std), prepared.likelihood, report)
 

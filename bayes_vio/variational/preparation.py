@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayes_vio.curvature.coverage import Uncovered
 from bayes_vio.models.likelihood import Gaussian, Likelihood, make_likelihood
 from bayes_vio.variational.checkpoint import restore, store
 from bayes_vio.variational.data import FitData, first_inputs, survey
 from bayes_vio.variational.layers import Layers, find_layers
 from bayes_vio.variational.posterior import VariationalPosterior
+from bayes_vio.variational.report import Method, StochasticLayer, VariationalReport
 from bayes_vio.variational.training import EpochRecord, Objective, Run, TrainingSettings
 
 # Called after every epoch; its second argument makes the posterior as it then stands.
@@ -30,6 +32,27 @@ class Preparation:
     layers: Layers
     likelihood: Likelihood
     data: FitData
+
+    def report(
+        self,
+        method: Method,
+        stochastic: tuple[StochasticLayer, ...],
+        settings: dict[str, Any],
+        history: tuple[EpochRecord, ...],
+        spared: tuple[Uncovered, ...] = (),
+    ) -> VariationalReport:
+        """Return the report on one network; spared: what its method left deterministic."""
+        return VariationalReport(
+            method=method,
+            likelihood=self.likelihood.name,
+            n_data=self.data.n_data,
+            n_outputs=self.layers.n_outputs,
+            numbers_per_datum=self.layers.numbers_per_datum,
+            stochastic=stochastic,
+            deterministic=self.layers.deterministic + spared,
+            settings=settings,
+            histories=(history,),
+        )
 
 
 def prepare(

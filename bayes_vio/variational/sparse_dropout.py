@@ -16,7 +16,7 @@ from bayes_vio.variational.gaussian import GaussianObjective
 from bayes_vio.variational.posterior import VariationalPosterior
 from bayes_vio.variational.preparation import OnEpoch, fixed_copy, prepare, settings_of, train
 from bayes_vio.variational.reparametrisation import Reparametrisation
-from bayes_vio.variational.report import Method, VariationalReport, describe_layers
+from bayes_vio.variational.report import Method, describe_layers
 from bayes_vio.variational.training import EpochRecord, TrainingSettings
 from bayes_vio.variational.weights import GaussianWeights
 
@@ -70,23 +70,15 @@ def fit_sparse_dropout(
     def finish(history: tuple[EpochRecord, ...]) -> VariationalPosterior:
         fixed = fixed_copy(prepared.model)
         std, pruned = _prune(fixed, objective, pruned_above)
-        report = VariationalReport(
-            method=Method.SPARSE_DROPOUT,
-            likelihood=likelihood,
-            n_data=prepared.data.n_data,
-            n_outputs=prepared.layers.n_outputs,
-            numbers_per_datum=prepared.layers.numbers_per_datum,
-            stochastic=describe_layers(prepared.model, parameters, pruned),
-            deterministic=prepared.layers.deterministic,
-            settings=settings_of(
-                settings,
-                pruned_above=pruned_above,
-                log_variance=log_variance,
-                reparametrisation=chosen.value,
-                variance_rate=variance_rate,
-            ),
-            histories=(history,),
+        own = settings_of(
+            settings,
+            pruned_above=pruned_above,
+            log_variance=log_variance,
+            reparametrisation=chosen.value,
+            variance_rate=variance_rate,
         )
+        stochastic = describe_layers(prepared.model, parameters, pruned)
+        report = prepared.report(Method.SPARSE_DROPOUT, stochastic, own, history)
         return VariationalPosterior(fixed, GaussianWeights(std), prepared.likelihood, report)
 
     return train(objective, prepared, settings, finish, checkpoint, on_epoch)
