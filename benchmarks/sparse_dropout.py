@@ -3,8 +3,10 @@
     python benchmarks/sparse_dropout.py [--only CASE] [--work FOLDER]
 
 LeNet-300-100 and LeNet-5-Caffe on MNIST, 5000 training images held out for validation, and
-LeNet-300-100 on labels drawn at random, beside binary dropout on the same images. Every case can
-be stopped and goes on from its last epoch; the test images are looked at once, after the last.
+LeNet-300-100 on labels drawn at random, beside binary dropout on the same images. LeNet-5-Caffe
+is trained in stages: what a stage leaves without a use is removed, and the smaller network trained
+on. Validation decides above which log alpha weights go. Every case can be stopped and goes on from
+its last epoch; the test images are looked at once, after the last.
 Writes benchmarks/results/sparse_dropout.json and .png. Needs MNIST: BAYES_VIO_DATA, see README.
 """
 
@@ -14,7 +16,7 @@ import argparse
 import json
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,13 +35,18 @@ from bayes_vio.variational import (
     fit_mc_dropout,
     fit_sparse_dropout,
 )
+from bayes_vio.variational.sparse_dropout import PRUNED_ABOVE
 from bayes_vio.variational.storage import to_bytes
 from bayes_vio.variational.training import EpochRecord
 from bayes_vio.whole_files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 N_VALIDATION = 5000
-N_RANDOM = 10_000
+N_RANDOM, RANDOM_EPOCHS = 10_000, 100
+# Where weights may be pruned, from the source's log alpha on, and the validation error (percentage
+# points above the source's choice) that pruning more may cost.
+THRESHOLDS = (3.0, 2.5, 2.0, 1.5, 1.0)
+TOLERANCE = 0.1
 CLASSES = 10
 
 
@@ -101,26 +108,31 @@ def lenet_5_caffe() -> nn.Module:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: first without noise, then with it."""
+    """How a network is trained: first without noise, then with it, in stages of so many epochs.
+
+    A stage begins with the weights that the one before left, its superfluous units removed.
+    """
 
     network: Callable[[], nn.Module]
-    epochs: int
+    epochs: tuple[int, ...]
     pretraining_epochs: int
+    kl_warmup: float
     fit: dict[str, Any]
+
+    def stages(self) -> Iterator[dict[str, Any]]:
+        """Yield the settings of every stage; the divergence counts in full from the second on."""
+        for i, epochs in enumerate(self.epochs):
+            yield self.fit | {"epochs": epochs, "kl_warmup": 0.0 if i else self.kl_warmup}
 
 
 RECIPES = {
-    "lenet_300_100": Recipe(lenet_300_100, 200, 0, {"log_variance": -10.0, "kl_warmup": 0.2}),
+    "lenet_300_100": Recipe(lenet_300_100, (200,), 0, 0.2, {"log_variance": -10.0}),
     "lenet_5_caffe": Recipe(
         lenet_5_caffe,
-        120,
+        (10, 20, 60),
         2,
-        {
-            "log_variance": -10.0,
-            "kl_warmup": 0.2,
-            "variance_rate": 5.0,
-            "reparametrisation": "mixed",
-        },
+        0.3,
+        {"log_variance": -10.0, "variance_rate": 5.0, "reparametrisation": "mixed"},
     ),
 }
 
@@ -141,12 +153,13 @@ def pretrained(name: str, recipe: Recipe, train: Images, work: Path) -> nn.Modul
     ).model
 
 
-@dataclass
+@dataclass(frozen=True)
 class Curve:
-    """The figures of every epoch, kept beside the checkpoint."""
+    """The figures of every epoch, kept beside the checkpoint; ``before``: of earlier stages."""
 
     path: Path
-    measure: Callable[[VariationalPosterior], dict[str, float]]
+    measure: Callable[[VariationalPosterior], dict[str, Any]]
+    before: int = 0
 
     def rows(self) -> list[dict[str, float]]:
         return json.loads(self.path.read_text()) if self.path.exists() else []
@@ -154,61 +167,108 @@ class Curve:
     def add(self, record: EpochRecord, posterior: Callable[[], VariationalPosterior]) -> None:
         """Measure the network as it stands, prune it for that, and print and keep the row."""
         now = posterior()
-        row: dict[str, Any] = {"epoch": record.epoch, "nll": round(record.nll, 4)}
+        epoch = self.before + record.epoch
+        row: dict[str, Any] = {"epoch": epoch, "nll": round(record.nll, 4)}
         row |= {"divergence": round(record.divergence), "kl_weight": round(record.kl_weight, 3)}
         row |= self.measure(now) | {"duration_s": round(record.duration_s, 1)}
         print(self.path.stem, json.dumps(row), flush=True)
-        rows = [r for r in self.rows() if r["epoch"] < record.epoch] + [row]
+        rows = [r for r in self.rows() if r["epoch"] < epoch] + [row]
         write_whole(self.path, json.dumps(rows).encode())
 
 
-def sparsity(posterior: VariationalPosterior) -> dict[str, Any]:
-    layers = posterior.report.stochastic
+def sparsity(posterior: VariationalPosterior, network: nn.Module) -> dict[str, Any]:
+    """Return what is left of the weights that the whole network has."""
+    whole = [m.weight.numel() for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    left = [layer.n_weights - layer.n_pruned for layer in posterior.report.stochastic]
+    shares = zip(left, whole, strict=True)
     return {
-        "compression": finite(posterior.report.compression),
-        "sparsity_percent": [round(100 * layer.sparsity, 2) for layer in layers],
+        "compression": round(sum(whole) / sum(left), 1) if any(left) else None,
+        "sparsity_percent": [round(100 * (1 - kept / n), 2) for kept, n in shares],
     }
 
 
-def finite(ratio: float) -> float | None:
-    """Return a rounded ratio, None where nothing is left to divide by."""
-    return round(ratio, 1) if ratio < float("inf") else None
+@dataclass(frozen=True)
+class Training:
+    """The training of a recipe on some images, whose state is in the work folder."""
+
+    name: str
+    recipe: Recipe
+    train: Images
+    work: Path
+    measure: Callable[[VariationalPosterior], dict[str, Any]]
+
+    def posterior(self, pruned_above: float = PRUNED_ABOVE) -> VariationalPosterior:
+        """Return the posterior after the last stage; what is trained already is only read."""
+        network, done = pretrained(self.name, self.recipe, self.train, self.work), 0
+        stages = list(self.recipe.stages())
+        for i, settings in enumerate(stages):
+            is_last = i + 1 == len(stages)
+            posterior = fit_sparse_dropout(
+                network,
+                self.train,
+                "categorical",
+                pruned_above=pruned_above if is_last else PRUNED_ABOVE,
+                checkpoint=self.work / f"{self.name}.{i}.checkpoint",
+                on_epoch=Curve(self.path, self.measure, done).add,
+                **settings,
+            )
+            if is_last:
+                return posterior
+            network, done = compacted(posterior.model), done + settings["epochs"]
+        raise ValueError("a recipe has at least one stage")
+
+    @property
+    def path(self) -> Path:
+        """Return where the curve is."""
+        return self.work / f"{self.name}.json"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the figures of every epoch."""
+        return Curve(self.path, self.measure).rows()
+
+
+def by_threshold(training: Training) -> list[dict[str, Any]]:
+    """Return validation error and compression for every threshold."""
+    rows = []
+    for threshold in THRESHOLDS:
+        rows.append({"pruned_above": threshold} | training.measure(training.posterior(threshold)))
+    return rows
+
+
+def chosen_threshold(rows: list[dict[str, Any]]) -> float:
+    """Return the lowest threshold that costs no more validation error than ``TOLERANCE``."""
+    most = rows[0]["validation_error_percent"] + TOLERANCE + 1e-9
+    return min(r["pruned_above"] for r in rows if r["validation_error_percent"] <= most)
 
 
 def pruning(name: str, work: Path) -> dict[str, Any]:
     """Train and prune a network on MNIST; return its figures."""
     train, validation, test = mnist()
     recipe = RECIPES[name]
+    whole = recipe.network()
 
     def measure(now: VariationalPosterior) -> dict[str, Any]:
-        return {"validation_error_percent": validation.error_percent(now.model)} | sparsity(now)
+        error = validation.error_percent(now.model)
+        return {"validation_error_percent": round(error, 3)} | sparsity(now, whole)
 
-    curve = Curve(work / f"{name}.json", measure)
-    posterior = fit_sparse_dropout(
-        pretrained(name, recipe, train, work),
-        train,
-        "categorical",
-        recipe.epochs,
-        checkpoint=work / f"{name}.checkpoint",
-        on_epoch=curve.add,
-        **recipe.fit,
-    )
+    training = Training(name, recipe, train, work, measure)
+    thresholds = by_threshold(training)
+    pruned_above = chosen_threshold(thresholds)
+    posterior = training.posterior(pruned_above)
     posterior.save(work / f"{name}.posterior")
-    sparse = len(to_bytes(posterior.at_mean()))
-    dense = sum(4 * p.numel() for p in posterior.model.parameters())
     return {
         "epochs": recipe.epochs,
         "pretraining_epochs": recipe.pretraining_epochs,
-        "settings": recipe.fit,
-        "validation_error_percent": validation.error_percent(posterior.model),
-        "test_error_percent": test.error_percent(posterior.model),
-        **sparsity(posterior),
-        "parameters": sum(p.numel() for p in posterior.model.parameters()),
+        "settings": recipe.fit | {"kl_warmup": recipe.kl_warmup, "pruned_above": pruned_above},
+        **measure(posterior),
+        "test_error_percent": round(test.error_percent(posterior.model), 3),
+        "parameters": sum(p.numel() for p in whole.parameters()),
         "compacted_parameters": sum(p.numel() for p in compacted(posterior.model).parameters()),
-        "file_bytes": sparse,
-        "dense_bytes": dense,
+        "file_bytes": len(to_bytes(posterior.at_mean())),
+        "dense_bytes": sum(4 * p.numel() for p in whole.parameters()),
+        "thresholds": thresholds,
         "first_layer": first_layer(posterior.model).tolist(),
-        "curve": curve.rows(),
+        "curve": training.rows(),
     }
 
 
@@ -217,39 +277,43 @@ def random_labels(work: Path) -> dict[str, Any]:
     train, _, test = mnist()
     labels = torch.randint(CLASSES, (N_RANDOM,), generator=torch.Generator().manual_seed(1))
     data = Images(train.x[:N_RANDOM], labels)
-    recipe = RECIPES["lenet_300_100"]
+    recipe = replace(RECIPES["lenet_300_100"], epochs=(RANDOM_EPOCHS,))
+    whole = recipe.network()
 
     def measure(now: VariationalPosterior) -> dict[str, Any]:
-        return {"train_accuracy_percent": 100 - data.error_percent(now.model)} | sparsity(now)
+        accuracy = round(100 - data.error_percent(now.model), 2)
+        return {"train_accuracy_percent": accuracy} | sparsity(now, whole)
 
-    rows, found = {}, {}
-    for method in ("sparse_dropout", "binary_dropout"):
-        curve = Curve(work / f"random_labels_{method}.json", measure)
-        common: dict[str, Any] = {
-            "checkpoint": work / f"random_labels_{method}.checkpoint",
-            "on_epoch": curve.add,
-        }
-        if method == "sparse_dropout":
-            found[method] = fit_sparse_dropout(
-                recipe.network(), data, "categorical", recipe.epochs, **recipe.fit, **common
-            )
-        else:
-            found[method] = fit_mc_dropout(
-                recipe.network(),
-                data,
-                "categorical",
-                recipe.epochs,
-                prior_precision=0.0,
-                **common,
-            )
-        rows[method] = measure(found[method]) | {
-            "test_error_percent": test.error_percent(found[method].model),
-            "curve": curve.rows(),
-        }
-    pruned = sum(layer.n_pruned for layer in found["sparse_dropout"].report.stochastic)
-    total = sum(layer.n_weights for layer in found["sparse_dropout"].report.stochastic)
-    rows["sparse_dropout"]["pruned_percent"] = round(100 * pruned / total, 3)
-    return {"images": N_RANDOM, "epochs": recipe.epochs, "settings": recipe.fit} | rows
+    sparse = Training("random_labels_sparse_dropout", recipe, data, work, measure)
+    posterior = sparse.posterior()
+    binary = Curve(
+        work / "random_labels_binary_dropout.json",
+        lambda now: {"train_accuracy_percent": round(100 - data.error_percent(now.model), 2)},
+    )
+    dropout = fit_mc_dropout(
+        whole,
+        data,
+        "categorical",
+        RANDOM_EPOCHS,
+        prior_precision=0.0,
+        checkpoint=work / "random_labels_binary_dropout.checkpoint",
+        on_epoch=binary.add,
+    )
+    pruned = sum(layer.n_pruned for layer in posterior.report.stochastic)
+    total = sum(layer.n_weights for layer in posterior.report.stochastic)
+    return {
+        "images": N_RANDOM,
+        "epochs": RANDOM_EPOCHS,
+        "settings": recipe.fit | {"kl_warmup": recipe.kl_warmup},
+        "sparse_dropout": measure(posterior)
+        | {
+            "pruned_percent": round(100 * pruned / total, 3),
+            "test_error_percent": test.error_percent(posterior.model),
+            "curve": sparse.rows(),
+        },
+        "binary_dropout": binary.measure(dropout)
+        | {"test_error_percent": test.error_percent(dropout.model), "curve": binary.rows()},
+    }
 
 
 def first_layer(network: nn.Module) -> Tensor:
@@ -283,10 +347,19 @@ def _draw_pruning(row: Any, name: str, result: dict[str, Any]) -> None:
     row[1].set(title="weights / weights left", xlabel="epoch")
     left = np.array(result["first_layer"])
     if left.ndim == 3:
-        padded = np.pad(np.abs(left), ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
-        left = padded.reshape(4, 5, 7, 7).transpose(0, 2, 1, 3).reshape(28, 35)
+        left = _tiled(np.abs(left))
     row[2].imshow(left, cmap="magma")
     row[2].set(title="what is left of the first layer", xticks=[], yticks=[])
+
+
+def _tiled(filters: np.ndarray, columns: int = 5) -> np.ndarray:
+    """Return filters [n, rows, columns] beside and below each other, with gaps between them."""
+    n_missing = -len(filters) % columns
+    gaps = ((0, n_missing), (1, 1), (1, 1))
+    padded = np.pad(filters, gaps, constant_values=np.nan)
+    n, height, width = padded.shape
+    tiles = padded.reshape(n // columns, columns, height, width).transpose(0, 2, 1, 3)
+    return tiles.reshape(n // columns * height, columns * width)
 
 
 def _draw_random(row: Any, result: dict[str, Any]) -> None:

@@ -161,8 +161,9 @@ def sparse_dropout(r: dict[str, Any]) -> list[str]:
         if name in r:
             c = r[name]
             sizes = f"{c['file_bytes'] / 1024:.0f} KiB, {c['dense_bytes'] / 1024:.0f} KiB"
+            epochs = " + ".join(str(n) for n in c["epochs"])
             lines.append(
-                f"| {name.replace('_', '-')} | {c['epochs']} | {c['test_error_percent']:.2f} % "
+                f"| {name.replace('_', '-')} | {epochs} | {c['test_error_percent']:.2f} % "
                 f"| {c['compression']:.0f} | {sizes} |"
             )
     return lines
