@@ -65,10 +65,11 @@ class BayesianClassifier:
         methods take the weights as they are and the others train; True or False say so.
         prior_precision of a Laplace method: a number, one per layer, "marginal_likelihood",
         "validation_nll", or None: the latter where ``fit`` is given validation data, else the
-        former. link: how a Gaussian over logits becomes probabilities, "monte_carlo" or "probit".
-        n_samples: draws of logits (None: 512) or, under a variational method, of networks (None:
-        32). batch_size: of data in memory. device: where to work ("auto", "cpu", "cuda"), None for
-        the model's.
+        former; "validation_nll_joint" chooses the number of data that multiplies the curvature
+        with it, see ``minimize_nll_jointly``. link: how a Gaussian over logits becomes
+        probabilities, "monte_carlo" or "probit". n_samples: draws of logits (None: 512) or, under
+        a variational method, of networks (None: 32). batch_size: of data in memory. device: where
+        to work ("auto", "cpu", "cuda"), None for the model's.
         on_progress(stage, done, total) is told what is being done. options: the method's own
         settings, as ``fit_posterior``'s ``rank`` or ``fit_ensemble``'s ``members``.
 

@@ -22,7 +22,11 @@ from bayes_vio.classification.fits import (
 )
 from bayes_vio.classification.training import OnProgress, TrainingSettings
 from bayes_vio.posterior import LinkSettings, Posterior, fit_posterior
-from bayes_vio.posterior.hyperparameters import maximize_marginal_likelihood, minimize_nll
+from bayes_vio.posterior.hyperparameters import (
+    maximize_marginal_likelihood,
+    minimize_nll,
+    minimize_nll_jointly,
+)
 from bayes_vio.variational import (
     VariationalPosterior,
     fit_ensemble,
@@ -83,10 +87,11 @@ _VARIATIONAL: dict[Method, Callable[..., VariationalPosterior]] = {
 
 
 class PriorChoice(Enum):
-    """What chooses a Laplace posterior's prior precision."""
+    """What chooses a Laplace posterior's prior precision; JOINT: and its number of data."""
 
     MARGINAL_LIKELIHOOD = "marginal_likelihood"
     VALIDATION_NLL = "validation_nll"
+    VALIDATION_NLL_JOINT = "validation_nll_joint"
 
 
 PriorPrecision = float | Mapping[str, float] | PriorChoice | None
@@ -224,9 +229,11 @@ def _with_chosen_prior(posterior: Posterior, request: FitRequest) -> Posterior:
     if choice is PriorChoice.MARGINAL_LIKELIHOOD:
         chosen = maximize_marginal_likelihood(posterior)
     elif request.validation is None:
-        raise ValueError("prior_precision 'validation_nll' needs validation data")
+        raise ValueError(f"prior_precision {choice.value!r} needs validation data")
     else:
-        chosen = minimize_nll(posterior, request.validation, link=request.link)
+        is_joint = choice is PriorChoice.VALIDATION_NLL_JOINT
+        search = minimize_nll_jointly if is_joint else minimize_nll
+        chosen = search(posterior, request.validation, link=request.link)
     _tell(request, "prior precision", 1)
     return chosen
 

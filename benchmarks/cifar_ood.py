@@ -1,0 +1,106 @@
+"""The same question on colour: eight classes of CIFAR-10 in, its other two and letters out.
+
+Run ``python benchmarks/cifar_ood.py``; needs ``cifar10_jpeg.tar.xz`` and the letters
+(BAYES_VIO_DATA, see README) and the extra ``classification``. A ResNet of 8 layers that begins by
+halving the image, 7000 training images: a subset and a network that a CPU can bear, so errors are
+far from published ones. The classes out of distribution are the last two by name. How methods are
+compared is told in ``ood.py``. Writes benchmarks/results/cifar_ood.json and its pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from image_nets import Residual
+from ood import Sets, Study, parser, picture, results_of, trained, write
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayes_vio.classification import Method, TrainingSettings
+from bayes_vio.classification.images import ImageSet, read_image_tar, read_npz
+
+RESULTS = Path(__file__).parent / "results" / "cifar_ood.json"
+ARCHIVE = "cifar10_jpeg.tar.xz"
+METHODS = ("map", "temperature", "diagonal", "kfac", "efb", "inf", "last_layer", "ensemble")
+LETTERS = {"KMNIST": "kmnist_test.npz", "notMNIST": "notmnist_10k.npz"}
+N_INSIDE = 8
+
+
+def resnet8(n_classes: int = N_INSIDE, seed: int = 0) -> nn.Module:
+    """Return a residual network of 8 layers, [batch, 3, 32, 32] to logits."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        stem = [nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16)]
+        widths = ((16, 16, 1), (16, 32, 2), (32, 64, 2))
+        blocks = [Residual(a, (b, b), (3, 3), stride) for a, b, stride in widths]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_classes)]
+        return nn.Sequential(*stem, nn.ReLU(), *blocks, *head)
+
+
+def of_classes(images: ImageSet, inside: bool) -> ImageSet:
+    """Return the images of the classes in, or out of, distribution."""
+    return images.take((images.labels < N_INSIDE) == inside)
+
+
+def in_colour(letters: ImageSet, n: int) -> Tensor:
+    """Return some letters as colour images of 32 x 32."""
+    x = letters.shuffled(0).take(slice(0, n)).tensors()[0]
+    return F.pad(x, (2, 2, 2, 2)).expand(-1, 3, -1, -1)
+
+
+def read_sets(folder: Path, arguments: argparse.Namespace) -> Sets:
+    """Return CIFAR-10 by class, a part of its training images kept aside, and letters."""
+    per_class = -(-(arguments.train + arguments.validation) // N_INSIDE)
+    images = read_image_tar(folder / ARCHIVE, "train", per_class)
+    inside = of_classes(images, True).shuffled(0)
+    validation = inside.take(slice(0, arguments.validation)).tensors()
+    train = inside.take(slice(arguments.validation, None)).tensors()
+    test = read_image_tar(folder / ARCHIVE, "test", arguments.test)
+    others = of_classes(test, False).shuffled(0)
+    letters = {name: read_npz(folder / file) for name, file in LETTERS.items()}
+    return Sets(
+        inside="CIFAR-10",
+        train=train,
+        curvature=(train[0][: arguments.curvature], train[1][: arguments.curvature]),
+        validation=validation,
+        search=validation,
+        test=of_classes(test, True).shuffled(0).tensors(),
+        outside={"ships and trucks": others.tensors()[0]}
+        | {name: in_colour(found, arguments.outside) for name, found in letters.items()},
+    )
+
+
+def main() -> None:
+    """Compare the methods and write their figures."""
+    command = parser(__doc__, METHODS, RESULTS)
+    command.add_argument("--train", type=int, default=7000, help="images to train on")
+    command.add_argument("--validation", type=int, default=1000, help="images kept aside")
+    command.add_argument("--epochs", type=int, default=20)
+    command.add_argument("--curvature", type=int, default=2000, help="what curvature sees")
+    command.add_argument("--test", type=int, default=250, help="images to test on, per class")
+    command.add_argument("--outside", type=int, default=1000, help="letters of each set")
+    command.add_argument("--rank", type=int, default=200)
+    arguments = command.parse_args()
+    if not (arguments.data / ARCHIVE).exists():
+        print(f"{arguments.data} holds no {ARCHIVE}: there is nothing to compare")
+        return
+    torch.set_num_threads(1)
+    training = TrainingSettings(arguments.epochs, batch_size=64)
+    sets = read_sets(arguments.data, arguments)
+    if arguments.work:
+        arguments.work.mkdir(parents=True, exist_ok=True)
+    options = {Method.INF: {"rank": arguments.rank}, Method.ENSEMBLE: {"members": 3}}
+    network = trained(resnet8, sets, training, arguments.work)
+    study = Study(sets, network, training, options, arguments.work)
+    rows, predictions = study.compared(arguments.methods)
+    n_weights = sum(p.numel() for p in network.parameters())
+    counts = {n: getattr(arguments, n) for n in ("train", "validation", "epochs", "curvature")}
+    name = f"ResNet-8, {n_weights} weights"
+    write(results_of(study, rows, network=name, **counts), arguments.out)
+    picture(predictions, sets, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Methods beside each other in and out of distribution: what the benchmarks of images share.
+
+One network is trained; every method is fitted around it or, where it is a way to train, trained
+alike. Hyper-parameters, prior precision and number of data among them, are chosen by NLL on data
+kept aside; the sets out of distribution and the test images choose nothing. Times are processor
+time on one thread. What a work folder already holds is not computed again, so that several runs
+can share the methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayes_vio.classification import BayesianClassifier, ClassPrediction, Method, TrainingSettings
+from bayes_vio.classification.detection import Score, detection, sparsification
+from bayes_vio.classification.methods import PriorChoice
+from bayes_vio.classification.metrics import classification_metrics, reliability
+from bayes_vio.classification.plots import plot_entropies, plot_reliability
+
+PICTURED = ("map", "diagonal", "last_layer", "inf", "ensemble")
+BATCH_SIZE = 500
+# The sets of predictions by name; that of the test images comes first.
+Predictions = dict[str, ClassPrediction]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """All images as (x, y), by the name of the data in distribution and of those out of it.
+
+    ``curvature`` is the part of the training data that curvature sees, ``search`` the part of the
+    validation data that chooses the prior.
+    """
+
+    inside: str
+    train: tuple[Tensor, Tensor]
+    curvature: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    search: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    outside: dict[str, Tensor]
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many images are tested, by set."""
+        return {self.inside: len(self.test[1])} | {n: len(x) for n, x in self.outside.items()}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What methods are compared on, and how; ``options`` are methods' own settings."""
+
+    sets: Sets
+    network: nn.Module
+    training: TrainingSettings
+    options: Mapping[Method, dict[str, Any]] = field(default_factory=dict)
+    work: Path | None = None
+
+    def compared(self, methods: Sequence[str]) -> tuple[dict[str, Any], dict[str, Predictions]]:
+        """Return every method's figures and its predictions by set."""
+        rows, predictions = {}, {}
+        for name in methods:
+            rows[name], predictions[name] = self.measured_once(Method(name))
+            print(table({name: rows[name]}).splitlines()[1], flush=True)
+        return rows, predictions
+
+    def measured_once(self, method: Method) -> tuple[dict[str, Any], Predictions]:
+        """Measure a method, or return what the work folder has of it."""
+        kept = self.work and self.work / f"{method.value}.pt"
+        if kept and kept.exists():
+            row, parts = torch.load(kept, weights_only=True)
+            return row, {name: ClassPrediction(*values) for name, values in parts.items()}
+        row, predictions = self.measured(method)
+        if kept:
+            parts = {n: [getattr(p, f.name) for f in fields(p)] for n, p in predictions.items()}
+            torch.save((row, parts), kept)
+        return row, predictions
+
+    def measured(self, method: Method) -> tuple[dict[str, Any], Predictions]:
+        """Fit one method and score it; also return its predictions by set."""
+        sets, is_laplace = self.sets, method.is_laplace
+        clf = BayesianClassifier(
+            self.network,
+            method,
+            training=self.training,
+            batch_size=BATCH_SIZE,
+            prior_precision=PriorChoice.VALIDATION_NLL_JOINT.value if is_laplace else None,
+            **self._options(method),
+        )
+        start = time.process_time()
+        data = sets.curvature if is_laplace else sets.train
+        clf.fit(data, sets.search if is_laplace else sets.validation)
+        fit_s = time.process_time() - start
+        start = time.process_time()
+        predictions = {sets.inside: clf.predict(sets.test[0])}
+        predict_s = time.process_time() - start
+        predictions |= {name: clf.predict(x) for name, x in sets.outside.items()}
+        row = scores(predictions, sets.test[1]) | {
+            "fit_s": round(fit_s, 2),
+            "predict_ms_per_image": round(1e3 * predict_s / len(sets.test[1]), 4),
+            "stored_bytes": clf.nbytes,
+        }
+        if is_laplace:
+            row["posterior_bytes"] = clf.posterior.nbytes
+            row["prior_precision"] = next(iter(clf.posterior.prior_precision.values()))
+            row["n_data_of_posterior"] = clf.posterior.n_data
+        return row, predictions
+
+    def _options(self, method: Method) -> dict[str, Any]:
+        """Return a method's settings; a curvature is a mean, which all training data multiply."""
+        n_data = {"n_data": float(len(self.sets.train[1]))} if method.is_laplace else {}
+        return dict(self.options.get(method, {})) | n_data
+
+
+def trained(
+    make: Callable[[], nn.Module], sets: Sets, training: TrainingSettings, work: Path | None
+) -> nn.Module:
+    """Return the one network; it is kept in the work folder."""
+    if work and (work / "network").exists():
+        return BayesianClassifier.load(work / "network", make()).network
+    clf = BayesianClassifier(make(), "map", True, training=training).fit(sets.train)
+    if work:
+        clf.save(work / "network")
+    return clf.network
+
+
+def scores(predictions: Predictions, target: Tensor) -> dict[str, Any]:
+    """Return accuracy, calibration and detection of predictions, the first in distribution."""
+    (_, inside), *others = predictions.items()
+    found: dict[str, Any] = classification_metrics(inside.probs, target).to_dict()
+    wrong = (inside.probs.argmax(1) != target).double()
+    found["sparsification_area"] = sparsification(inside.entropy, wrong).area
+    for score in Score:
+        rows = {n: detection(score.of(inside), score.of(p)).to_dict() for n, p in others}
+        mean = sum(row["auroc"] for row in rows.values()) / len(rows)
+        found[score.value] = rows | {"mean_auroc": mean}
+    return found
+
+
+def verdict(rows: dict[str, Any], score: Score = Score.ENTROPY) -> dict[str, bool]:
+    """Return what the sparse information form is expected to reach, and whether it does."""
+    auroc = {name: row[score.value]["mean_auroc"] for name, row in rows.items()}
+    inf, point = rows["inf"], rows["map"]
+    ratio = inf["posterior_bytes"] / rows["diagonal"]["posterior_bytes"]
+    return {
+        "AUROC at least diagonal's": auroc["inf"] >= auroc["diagonal"],
+        "AUROC at least the last layer's": auroc["inf"] >= auroc["last_layer"],
+        "AUROC within 0.01 of KFAC's": auroc["inf"] >= auroc["kfac"] - 0.01,
+        "AUROC within 0.01 of EFB's": auroc["inf"] >= auroc["efb"] - 0.01,
+        "at most 1.3 times diagonal's storage": ratio <= 1.3,
+        "NLL below MAP's": inf["nll"] < point["nll"],
+        "ECE below MAP's": inf["ece"] < point["ece"],
+    }
+
+
+def results_of(study: Study, rows: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """Return all figures for JSON."""
+    results = {
+        "date": date.today().isoformat(),
+        "device": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        **settings,
+        "sizes": study.sets.sizes(),
+        "methods": rows,
+    }
+    if {"inf", "map", "diagonal", "last_layer", "kfac", "efb"} <= set(rows):
+        results["verdict"] = verdict(rows)
+    return results
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Return the figures as lines of text, a headline first."""
+    lines = ["method          acc    NLL    ECE    AUROC (entropy, MI)   fit s  ms/image  bytes"]
+    for name, row in rows.items():
+        auroc = [row[score.value]["mean_auroc"] for score in Score]
+        lines.append(
+            f"{name:14s} {row['accuracy']:.4f} {row['nll']:.4f} {row['ece']:.4f}  "
+            f"{auroc[0]:.4f} {auroc[1]:.4f}     {row['fit_s']:8.1f} "
+            f"{row['predict_ms_per_image']:8.3f} {row['stored_bytes']:9d}"
+        )
+    return "\n".join(lines)
+
+
+def write(results: dict[str, Any], path: Path) -> None:
+    """Write and print the figures."""
+    print(table(results["methods"]), json.dumps(results.get("verdict"), indent=1), sep="\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def picture(predictions: dict[str, Predictions], sets: Sets, path: Path) -> None:
+    """Draw entropies by set and reliability diagrams of some methods, where they are there."""
+    chosen = {name: predictions[name] for name in PICTURED if name in predictions}
+    if not chosen:
+        return
+    n_classes = next(iter(chosen.values()))[sets.inside].probs.shape[1]
+    entropies = {name: {s: p.entropy for s, p in found.items()} for name, found in chosen.items()}
+    plot_entropies(entropies, n_classes).savefig(path.with_suffix(".png"), dpi=90)
+    diagrams = {n: reliability(p[sets.inside].probs, sets.test[1]) for n, p in chosen.items()}
+    plot_reliability(diagrams).savefig(path.with_name(f"{path.stem}_reliability.png"), dpi=90)
+
+
+def parser(description: str | None, methods: Sequence[str], out: Path) -> argparse.ArgumentParser:
+    """Return a command line with what all of these benchmarks take."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("BAYES_VIO_DATA", default)) / "images"
+    )
+    found.add_argument("--methods", nargs="+", default=methods)
+    found.add_argument("--work", type=Path, help="keep the network and every method's results")
+    found.add_argument("--out", type=Path, default=out)
+    return found
