@@ -90,6 +90,8 @@ setup(
             "backpack-for-pytorch==1.7.1",
         ],
         "search": ["optuna>=4"],
+        "smoother": ["gtsam>=4.3,<4.4 ; python_version >= '3.11'"],
+        "view": ["rerun-sdk>=0.41,<0.42 ; python_version >= '3.11'"],
         "classification": ["scikit-learn>=1.6"],
         "test": [
             "pytest>=8",
