@@ -1,0 +1,245 @@
+"""Where the car may be along a plan: the odometry's covariance, rolled out with its growth.
+
+An error (dx, dy, dyaw) about fixed axes is carried along a path by the lever arm of the way
+since. Taken back to the start, `e_t = L_t f_t`, `L_t = [[1, J (p_t - p_0)], [0, 1]]`, it adds up:
+
+    f_t = f_0 + sum_{s<t} B_s twist_error_s,   B_s = dt [[R_s, -J (p_s - p_0)], [0, 1]].     (P2)
+
+The twist's error has an epistemic part, the same all along the plan, and noise, which is taken as
+white with the spectral density 2 noise_cov tau, the limit of a Gauss-Markov process of correlation
+time tau and never less than it. Where the estimator is degraded, what is wrong lasts: the noise
+counts as coherent, too. Where it is lost, the velocity drifts further as E-G1 says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayes_vio.estimator.tracking import EstimatorSettings, TrackingState
+from bayes_vio.filters.covariance import check_spd
+
+Array = NDArray[np.float64]
+_YAW = 2
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What the roll-out assumes beyond the estimator's own covariances (SI units).
+
+    noise_correlation_s: tau of P2. position_tracking_std_m, yaw_tracking_std_rad: how well the
+    controller follows a plan. coasting: accelerations and bounds while the estimator is lost.
+    """
+
+    noise_correlation_s: float = 0.5
+    position_tracking_std_m: float = 0.05
+    yaw_tracking_std_rad: float = 0.005
+    coasting: EstimatorSettings = field(default_factory=EstimatorSettings)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that is not positive and finite."""
+        for name in ("noise_correlation_s", "position_tracking_std_m", "yaw_tracking_std_rad"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}: give a number above 0")
+
+    @property
+    def tracking_cov(self) -> Array:
+        """Return the covariance [3, 3] of following a plan."""
+        std = [self.position_tracking_std_m] * 2 + [self.yaw_tracking_std_rad]
+        return np.diag(np.square(std))
+
+
+@dataclass(frozen=True)
+class Belief:
+    """Where the car is believed to be in the plane, in the odometry's frame.
+
+    pose [3]: x, y (m), yaw (rad). cov [3, 3]: of the pose, about fixed axes. twist [3]: vx, vy
+    (m/s, in base_link), yaw rate (rad/s). epistemic_twist_cov, noise_twist_cov [3, 3]: the two
+    parts of its covariance. state: the estimator's. lost_s: for how long it has been lost.
+    steering_rad: of the front wheels. Raises ValueError for numbers that are not finite,
+    CovarianceError for a matrix that is no covariance.
+    """
+
+    pose: Array
+    cov: Array
+    twist: Array
+    epistemic_twist_cov: Array
+    noise_twist_cov: Array
+    state: TrackingState = TrackingState.TRACKING
+    lost_s: float = 0.0
+    steering_rad: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every number: what is planned on must be sound."""
+        numbers = [*self.pose, *self.twist, self.lost_s, self.steering_rad]
+        if not np.isfinite(numbers).all():
+            raise ValueError("the belief holds a pose, twist or time that is not finite")
+        if self.lost_s < 0:
+            raise ValueError(f"the belief has been lost for {self.lost_s} s: give 0 or more")
+        for name in ("cov", "epistemic_twist_cov", "noise_twist_cov"):
+            check_spd(getattr(self, name), f"the belief's {name}")
+
+    @property
+    def speed_m_s(self) -> float:
+        """Return the forward speed, 0 where the car rolls backwards."""
+        return max(float(self.twist[0]), 0.0)
+
+    def after(self, elapsed_s: float, growth: Growth, steps: int = 4) -> Belief:
+        """Return the belief once the twist has gone on for elapsed_s (s), its errors with it."""
+        if elapsed_s <= 0:
+            return self
+        poses = torch.from_numpy(_constant_twist(self.pose, self.twist, elapsed_s, steps))
+        rolled = roll_out(self, poses[None], elapsed_s / steps, growth)
+        lost_s = self.lost_s + elapsed_s if self.state is TrackingState.LOST else 0.0
+        cov = rolled.cov[0, -1].numpy()
+        return replace(self, pose=poses[-1].numpy(), cov=0.5 * (cov + cov.T), lost_s=lost_s)
+
+
+def _constant_twist(pose: Array, twist: Array, elapsed_s: float, steps: int) -> Array:
+    """Return the poses [steps + 1, 3] of a motion at constant twist."""
+    poses = [np.asarray(pose, dtype=np.float64)]
+    for _ in range(steps):
+        dx, dy, dyaw = twist * elapsed_s / steps
+        yaw = poses[-1][_YAW] + 0.5 * dyaw
+        c, s = np.cos(yaw), np.sin(yaw)
+        poses.append(poses[-1] + [c * dx - s * dy, s * dx + c * dy, dyaw])
+    return np.array(poses)
+
+
+@dataclass(frozen=True)
+class RolledBelief:
+    """The errors along candidate paths, in the coordinates f of P2.
+
+    poses [c, t, 3]: the means. initial_cov [3, 3]: of f_0. coherent_cov [3, 3]: of the twist's
+    lasting error, that adds up by coherent_gain [c, t, 3, 3]. drift_gain [c, t, 3, 3]: by which
+    unit normals of the velocity's drift do. noise_cov [c, t, 3, 3]: of the noise added up, whose
+    steps have the square roots noise_root [c, t - 1, 3, 3].
+    """
+
+    poses: Tensor
+    initial_cov: Tensor
+    coherent_cov: Tensor
+    coherent_gain: Tensor
+    drift_gain: Tensor
+    noise_root: Tensor
+    noise_cov: Tensor
+
+    @property
+    def cov(self) -> Tensor:
+        """Return the covariances [c, t, 3, 3] of (x, y, yaw) about fixed axes (m, rad)."""
+        return self.cov_between(self.every, self.every)
+
+    def of(self, candidate: int) -> RolledBelief:
+        """Return the roll-out of one candidate alone, c = 1."""
+        one = slice(candidate, candidate + 1)
+        return replace(
+            self,
+            poses=self.poses[one],
+            coherent_gain=self.coherent_gain[one],
+            drift_gain=self.drift_gain[one],
+            noise_root=self.noise_root[one],
+            noise_cov=self.noise_cov[one],
+        )
+
+    @property
+    def every(self) -> Tensor:
+        """Return the index [c, t] of every time."""
+        c, t = self.poses.shape[:2]
+        return torch.arange(t, device=self.poses.device).expand(c, t)
+
+    def cov_between(self, later: Tensor, earlier: Tensor) -> Tensor:
+        """Return the covariances [c, s, 3, 3] of the errors at two times, by index [c, s]."""
+        gain, earlier_gain = (at(self.coherent_gain, i) for i in (later, earlier))
+        drift, earlier_drift = (at(self.drift_gain, i) for i in (later, earlier))
+        f_cov = self.initial_cov + at(self.noise_cov, earlier)
+        f_cov = f_cov + gain @ self.coherent_cov @ earlier_gain.mT + drift @ earlier_drift.mT
+        lever, earlier_lever = (at(levers(self.poses), i) for i in (later, earlier))
+        return lever @ f_cov @ earlier_lever.mT
+
+    def sample(self, candidate: int, n: int, generator: torch.Generator) -> Tensor:
+        """Return n true motions [n, t, 3] (x, y, yaw) along a candidate."""
+        times = self.poses.shape[1]
+        normal = torch.randn(n, times + 2, 3, generator=generator, dtype=torch.float64)
+        normal = normal.to(self.poses.device)
+        f = (normal[:, 0] @ torch.linalg.cholesky(self.initial_cov).T)[:, None]
+        lasting = normal[:, 1] @ torch.linalg.cholesky(self.coherent_cov).T
+        f = f + torch.einsum("tij,nj->nti", self.coherent_gain[candidate], lasting)
+        f = f + torch.einsum("tij,nj->nti", self.drift_gain[candidate], normal[:, 2])
+        steps = torch.einsum("tij,ntj->nti", self.noise_root[candidate], normal[:, 3:])
+        f = f + torch.nn.functional.pad(steps.cumsum(1), (0, 0, 1, 0))
+        error = torch.einsum("tij,ntj->nti", levers(self.poses)[candidate], f)
+        return self.poses[candidate] + error
+
+
+def at(value: Tensor, index: Tensor) -> Tensor:
+    """Return the entries of value [c, t, ...] at times index [c, s]."""
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    return value[rows, index]
+
+
+def levers(poses: Tensor) -> Tensor:
+    """Return L [c, t, 3, 3] of P2 along paths [c, t, 3]."""
+    L = torch.eye(3, dtype=poses.dtype, device=poses.device).repeat(*poses.shape[:2], 1, 1)
+    way = poses[..., :2] - poses[:, :1, :2]
+    L[..., 0, _YAW], L[..., 1, _YAW] = -way[..., 1], way[..., 0]
+    return L
+
+
+def step_gains(poses: Tensor, dt_s: float) -> Tensor:
+    """Return B [c, t - 1, 3, 3] of P2 along paths [c, t, 3], taken in each step's middle."""
+    middle = 0.5 * (poses[:, 1:] + poses[:, :-1])
+    way, yaw = middle[..., :2] - poses[:, :1, :2], middle[..., _YAW]
+    B = torch.zeros(*yaw.shape, 3, 3, dtype=poses.dtype, device=poses.device)
+    B[..., 0, 0], B[..., 0, 1] = torch.cos(yaw), -torch.sin(yaw)
+    B[..., 1, 0], B[..., 1, 1] = torch.sin(yaw), torch.cos(yaw)
+    B[..., 0, _YAW], B[..., 1, _YAW] = way[..., 1], -way[..., 0]
+    B[..., _YAW, _YAW] = 1.0
+    return B * dt_s
+
+
+def roll_out(belief: Belief, poses: Tensor, dt_s: float, growth: Growth) -> RolledBelief:
+    """Roll a belief out along candidate paths poses [c, t, 3], one per dt_s (s); P2."""
+
+    def tensor(value: Array) -> Tensor:
+        return torch.as_tensor(np.asarray(value), dtype=torch.float64, device=poses.device)
+
+    B = step_gains(poses, dt_s)
+    nominal = belief.state is TrackingState.TRACKING
+    coherent, noise = belief.epistemic_twist_cov, belief.noise_twist_cov
+    if not nominal:
+        coherent, noise = coherent + noise, np.zeros((3, 3))
+    density = 2 * growth.noise_correlation_s / dt_s
+    root = np.linalg.cholesky(noise * density) if nominal else noise
+    noise_root = B @ tensor(root)
+    rates = tensor(_drift_rates(belief, poses.shape[1] - 1, dt_s, growth))
+    return RolledBelief(
+        poses=poses,
+        initial_cov=tensor(belief.cov + growth.tracking_cov),
+        coherent_cov=tensor(coherent),
+        coherent_gain=_summed(B),
+        drift_gain=_summed(B * rates[:, None, :]),
+        noise_root=noise_root,
+        noise_cov=_summed(noise_root @ noise_root.mT),
+    )
+
+
+def _summed(steps: Tensor) -> Tensor:
+    """Return the sums of all steps before each time; steps [c, t - 1, 3, 3]."""
+    return torch.nn.functional.pad(steps.cumsum(1), (0, 0, 0, 0, 1, 0))
+
+
+def _drift_rates(belief: Belief, steps: int, dt_s: float, growth: Growth) -> Array:
+    """Return the velocity's drift [steps, 3] (m/s, rad/s) while lost: the derivative of E-G1."""
+    if belief.state is not TrackingState.LOST:
+        return np.zeros((steps, 3))
+    s = growth.coasting
+    rate = np.array([s.acceleration_std_m_s2] * 2 + [s.angular_acceleration_std_rad_s2])
+    bound = np.array([s.speed_error_bound_m_s] * 2 + [s.angular_rate_error_bound_rad_s])
+    times = belief.lost_s + dt_s * np.arange(steps + 1)[:, None]
+    displacement = times * np.minimum(0.5 * rate * times, bound)
+    return np.diff(displacement, axis=0) / dt_s

@@ -1,0 +1,193 @@
+"""Candidate motions: follow the route at some offset and speed for a while, then brake.
+
+Every candidate ends standing, so that whichever was chosen last is safe, within its bound, to be
+carried out to its end when no better one comes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayes_vio.planning.route import Route
+from bayes_vio.planning.vehicle import Vehicle
+
+Array = NDArray[np.float64]
+# Pure pursuit looks ahead as far as the car comes in this time, and at least so far.
+_LOOK_AHEAD_S = 0.8
+_LOOK_AHEAD_MIN_M = 4.0
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Which candidates are tried.
+
+    offsets: number of lateral offsets, odd. offset_max_m: the largest. speeds: number of target
+    speeds, without 0. commit_s: how long a target speed is held before braking. horizon_s, dt_s:
+    length and step of a plan.
+    """
+
+    offsets: int = 11
+    offset_max_m: float = 3.0
+    speeds: int = 5
+    commit_s: float = 1.5
+    horizon_s: float = 6.0
+    dt_s: float = 0.15
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a lattice without candidates or time."""
+        if self.offsets < 1 or self.offsets % 2 == 0 or self.speeds < 1:
+            raise ValueError("a lattice needs an odd number of offsets and at least one speed")
+        if not 0 < self.dt_s <= self.commit_s < self.horizon_s:
+            raise ValueError("a lattice needs 0 < dt_s <= commit_s < horizon_s")
+
+    @property
+    def steps(self) -> int:
+        """Return the number of steps in a plan."""
+        return round(self.horizon_s / self.dt_s)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Motions over the horizon; the last one is the hardest stop, for when no other is allowed.
+
+    poses [c, t, 3]: x, y (m), yaw (rad). speeds [c, t] (m/s), steering [c, t - 1] (rad) during
+    each step. offsets, target_speeds [c]: what each aims at.
+    """
+
+    poses: Tensor
+    speeds: Tensor
+    steering: Tensor
+    offsets: Tensor
+    target_speeds: Tensor
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a motion begins: pose [3] (x, y, yaw), speed (m/s), steering (rad)."""
+
+    pose: Array
+    speed_m_s: float
+    steering_rad: float
+
+
+def candidates(
+    start: Start, route: Route, vehicle: Vehicle, lattice: Lattice, device: torch.device
+) -> Candidates:
+    """Simulate every candidate of a lattice along a route from a start."""
+    offset = np.linspace(-1, 1, lattice.offsets) * lattice.offset_max_m
+    if lattice.offsets == 1:
+        offset = np.zeros(1)
+    speed = np.linspace(0, 1, lattice.speeds + 1)[1:] * vehicle.speed_max_m_s
+    grid = torch.from_numpy(np.stack(np.meshgrid(offset, speed, indexing="ij"), -1).reshape(-1, 2))
+    stops = torch.stack([torch.from_numpy(offset), torch.zeros(lattice.offsets)], -1)
+    way_m = route.nearest(start.pose[:2])
+    aside = _aside(start, route, way_m)
+    hardest = torch.tensor([[aside, 0.0]], dtype=torch.float64)
+    rows = torch.cat([grid, stops, hardest]).to(device)
+    braking = torch.full((len(rows),), vehicle.braking_m_s2, dtype=torch.float64, device=device)
+    braking[-1] = vehicle.braking_max_m_s2
+    return _Follower(route, vehicle, lattice, rows[:, 0], rows[:, 1], braking).drive(start, way_m)
+
+
+def _aside(start: Start, route: Route, way_m: float) -> float:
+    """Return how far to the left of the route a start lies (m)."""
+    k = min(round(way_m / route.spacing_m), len(route.points) - 1)
+    left = np.array([-np.sin(route.yaw[k]), np.cos(route.yaw[k])])
+    return float(left @ (start.pose[:2] - route.points[k]))
+
+
+class _Follower:
+    """Pure pursuit of a route at an offset, for all candidates at once."""
+
+    def __init__(
+        self,
+        route: Route,
+        vehicle: Vehicle,
+        lattice: Lattice,
+        offset: Tensor,
+        target_speed: Tensor,
+        braking: Tensor,
+    ) -> None:
+        self._route, self._vehicle, self._lattice = route, vehicle, lattice
+        self._offset, self._target, self._braking = offset, target_speed, braking
+        # One table of what is looked up along the route: x, y, yaw, speed limit.
+        table = np.column_stack([route.points, route.yaw, self._speed_limits()])
+        self._table = torch.from_numpy(table).to(offset.device)
+
+    def _speed_limits(self) -> Array:
+        """Return the speed [n] from which curves and the route's end can still be met."""
+        vehicle, route = self._vehicle, self._route
+        bend = np.maximum(np.abs(route.curvature), 1e-6)
+        limit = np.sqrt(vehicle.lateral_acceleration_max_m_s2 / bend)
+        limit[-1] = 0.0
+        gain = 2 * vehicle.braking_m_s2 * route.spacing_m
+        for k in range(len(limit) - 2, -1, -1):
+            limit[k] = min(limit[k], np.sqrt(limit[k + 1] ** 2 + gain))
+        return limit
+
+    def drive(self, start: Start, way_m: float) -> Candidates:
+        """Simulate the horizon."""
+        device, count = self._offset.device, len(self._offset)
+        pose = torch.as_tensor(start.pose, dtype=torch.float64, device=device).repeat(count, 1)
+        speed = torch.full_like(self._offset, start.speed_m_s)
+        steering = torch.full_like(speed, start.steering_rad)
+        way = torch.full_like(speed, way_m)
+        dt_s, vehicle = self._lattice.dt_s, self._vehicle
+        poses, speeds, steerings = [pose], [speed], []
+        for k in range(self._lattice.steps):
+            here = self._lookup(way)
+            steering = self._steer(pose, way, speed, steering)
+            later = self._accelerate(
+                speed, here[:, 3], committed=k * dt_s < self._lattice.commit_s
+            )
+            pose = vehicle.advance(pose, speed, later, steering, dt_s)
+            speed = later
+            # The way along the route is where the car stands beside it: one Newton step.
+            here = self._lookup(way)
+            ahead = torch.stack([torch.cos(here[:, 2]), torch.sin(here[:, 2])], -1)
+            way = torch.maximum(way, way + ((pose[:, :2] - here[:, :2]) * ahead).sum(-1))
+            poses.append(pose)
+            speeds.append(speed)
+            steerings.append(steering)
+        stacked = (torch.stack(v, 1) for v in (poses, speeds, steerings))
+        return Candidates(*stacked, self._offset, self._target)
+
+    def _lookup(self, way: Tensor) -> Tensor:
+        """Return the route's row [c, 4] (x, y, yaw, speed limit) at a way along it (m)."""
+        last = len(self._table) - 1
+        place = (way / self._route.spacing_m).clamp(0, last)
+        below = place.floor().clamp(max=last - 1).long()
+        share = (place - below)[:, None]
+        return self._table[below] * (1 - share) + self._table[below + 1] * share
+
+    def _steer(self, pose: Tensor, way: Tensor, speed: Tensor, steering: Tensor) -> Tensor:
+        """Return the steering [c] (rad) of the circle through a point ahead."""
+        vehicle, dt_s = self._vehicle, self._lattice.dt_s
+        reach = (_LOOK_AHEAD_S * speed).clamp(min=_LOOK_AHEAD_MIN_M)
+        ahead = self._lookup(way + reach)
+        # Past the route's end, straight on.
+        beyond = (way + reach - self._route.length_m).clamp(min=0.0)
+        cos, sin = torch.cos(ahead[:, 2]), torch.sin(ahead[:, 2])
+        x = ahead[:, 0] + beyond * cos - self._offset * sin - pose[:, 0]
+        y = ahead[:, 1] + beyond * sin + self._offset * cos - pose[:, 1]
+        left = torch.cos(pose[:, 2]) * y - torch.sin(pose[:, 2]) * x
+        curvature = 2 * left / (x * x + y * y).clamp(min=1.0)
+        bend = vehicle.lateral_acceleration_max_m_s2 / (speed * speed).clamp(min=1.0)
+        curvature = torch.minimum(torch.maximum(curvature, -bend), bend)
+        wanted = torch.atan(vehicle.wheelbase_m * curvature)
+        wanted = wanted.clamp(-vehicle.steering_max_rad, vehicle.steering_max_rad)
+        change = vehicle.steering_rate_max_rad_s * dt_s
+        return steering + (wanted - steering).clamp(-change, change)
+
+    def _accelerate(self, speed: Tensor, limit: Tensor, committed: bool) -> Tensor:
+        """Return the speed [c] after one step."""
+        vehicle, dt_s = self._vehicle, self._lattice.dt_s
+        wanted = torch.minimum(self._target, limit) if committed else torch.zeros_like(speed)
+        faster = speed + vehicle.acceleration_max_m_s2 * dt_s
+        slower = (speed - self._braking * dt_s).clamp(min=0.0)
+        return torch.minimum(torch.maximum(wanted, slower), faster)

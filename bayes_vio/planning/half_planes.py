@@ -1,0 +1,110 @@
+"""The half-planes that separate a footprint from a polygon, each corner with its heading.
+
+A rectangle and a convex polygon that touch lie, for every direction n, so far over one another
+that some corner c_i of the rectangle reaches the polygon's first point along n:
+
+    touch  =>  n . (p + R(yaw) c_i) >= min_v n . v   for some corner i.                     (P1)
+
+So any n gives an upper bound. With an error e ~ N(0, cov) of (x, y, yaw), the corner reaches the
+half-plane, to first order, when a . e >= gap, a = (n, n . R'(yaw) c_i). The true corner, on its
+circle, lies below that tangent wherever it faces the half-plane: the bound holds for large errors
+of heading, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayes_vio.planning.obstacles import Obstacles
+
+
+@dataclass(frozen=True)
+class HalfPlanes:
+    """One half-plane per row, as seen by each corner of the footprint.
+
+    gap [..., 4] (m): how far each corner is from it at the mean. lever [..., 4, 3]: a of P1, by
+    which an error (m, m, rad) moves the corner toward it. std [..., 4] (m): of that motion.
+    """
+
+    gap: Tensor
+    lever: Tensor
+    std: Tensor
+
+    @property
+    def distance(self) -> Tensor:
+        """Return the gaps [..., 4] in standard deviations."""
+        return self.gap / self.std
+
+
+def offsets_of(yaw: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+    """Return R(yaw) corners and R'(yaw) corners, both [..., 4, 2] (m, m/rad)."""
+    cos, sin = torch.cos(yaw)[..., None], torch.sin(yaw)[..., None]
+    x, y = corners[:, 0], corners[:, 1]
+    turned = torch.stack([cos * x - sin * y, sin * x + cos * y], -1)
+    return turned, torch.stack([-turned[..., 1], turned[..., 0]], -1)
+
+
+def nearest_half_planes(
+    poses: Tensor, covs: Tensor, corners: Tensor, obstacles: Obstacles
+) -> HalfPlanes:
+    """Return for each row the half-plane that its corners are farthest from, in deviations.
+
+    poses [n, 3], covs [n, 3, 3] of (x, y, yaw) about fixed axes; obstacles: n of them, one per
+    row. Candidates for the direction are the normals of the polygon's edges and of the
+    footprint's sides, which separate edges from vertices, and the one between the nearest pair of
+    vertices.
+    """
+    turned, rate = offsets_of(poses[..., 2], corners)
+    places = poses[..., None, :2] + turned
+    others = torch.cat([_sides(poses[:, 2]), _between_vertices(places, rate, covs, obstacles)], 1)
+    reach = (others @ obstacles.vertices.mT).amin(-1)
+    normals = torch.cat([obstacles.normals, others], 1)
+    offsets = torch.cat([obstacles.offsets, reach], 1)
+    gap = offsets[..., None] - normals @ places.mT
+    turning = normals @ rate.mT
+    var = _variance(normals, turning, covs)
+    best = (gap * var.rsqrt()).amin(-1).argmax(-1)
+    rows = torch.arange(len(best), device=best.device)
+    normal = normals[rows, best, None].expand(-1, len(corners), -1)
+    lever = torch.cat([normal, turning[rows, best, :, None]], -1)
+    return HalfPlanes(gap[rows, best], lever, var[rows, best].sqrt())
+
+
+def _variance(normals: Tensor, turning: Tensor, covs: Tensor) -> Tensor:
+    """Return the variances [n, k, 4] (m^2) of the corners along normals [n, k, 2].
+
+    turning [n, k, 4]: of the corners along the normals per rad of heading.
+    """
+    along = ((normals @ covs[:, :2, :2]) * normals).sum(-1)
+    shared = 2 * (normals @ covs[:, :2, 2:]).squeeze(-1)
+    yaw_var = covs[:, None, None, 2, 2]
+    return along[..., None] + turning * (shared[..., None] + turning * yaw_var)
+
+
+def _sides(yaw: Tensor) -> Tensor:
+    """Return the outward normals [n, 4, 2] of the footprint's sides."""
+    forward = torch.stack([torch.cos(yaw), torch.sin(yaw)], -1)
+    left = torch.stack([-forward[..., 1], forward[..., 0]], -1)
+    return torch.stack([forward, -forward, left, -left], -2)
+
+
+def _between_vertices(places: Tensor, rate: Tensor, covs: Tensor, obstacles: Obstacles) -> Tensor:
+    """Return the direction [n, 1, 2] between the nearest corner and vertex.
+
+    Nearest by the corner's covariance S, for which the least probable half-plane through a
+    vertex at the gap g has the normal S^-1 g.
+    """
+    S = covs[:, None, :2, :2] + rate[..., :, None] * covs[:, None, None, 2, :2]
+    S = S + covs[:, None, :2, 2, None] * rate[..., None, :]
+    S = S + rate[..., :, None] * rate[..., None, :] * covs[:, None, 2:, 2:]
+    a, b, d = S[..., 0, 0, None], S[..., 0, 1, None], S[..., 1, 1, None]
+    x, y = (obstacles.vertices[:, None] - places[:, :, None]).unbind(-1)
+    determinant = a * d - b * b
+    across = (d * x - b * y) / determinant, (a * y - b * x) / determinant
+    nearest = (across[0] * x + across[1] * y).flatten(1).argmin(-1, keepdim=True)
+    direction = torch.cat([v.flatten(1).gather(1, nearest) for v in across], -1)
+    norm = direction.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+    return (direction / norm)[:, None]

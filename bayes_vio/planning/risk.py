@@ -1,0 +1,190 @@
+"""Bound the probability that a car with an uncertain pose touches anything along a path.
+
+Over the corners, the stations of a path and the obstacles, the event is a union. Boole's sum over
+stations would count one lateral error once per station; Hunter's bound takes off what neighbours
+share: for any tree over the events e,
+
+    P(union) <= P(root) + sum_e P(e and not parent(e)).                                     (P3)
+
+Each corner's parent is itself at the station before, or its neighbour at the same station,
+whichever shares more. Over obstacles the bounds are added (Boole).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayes_vio.planning.belief import RolledBelief, at
+from bayes_vio.planning.bivariate import upper_quadrant, upper_tail
+from bayes_vio.planning.half_planes import HalfPlanes, nearest_half_planes
+from bayes_vio.planning.obstacles import Obstacles
+from bayes_vio.planning.vehicle import FRONT_LEFT, FRONT_RIGHT, REAR_LEFT, REAR_RIGHT, Vehicle
+
+# An obstacle farther away than this many standard deviations counts as out of reach (1e-9).
+_OUT_OF_REACH = 6.0
+# Events less probable than this are added whole: nothing is gained by their overlap.
+_NEGLIGIBLE = 1e-7
+_NEIGHBOURS = (
+    (REAR_LEFT, FRONT_LEFT),
+    (REAR_RIGHT, REAR_LEFT),
+    (FRONT_RIGHT, REAR_RIGHT),
+    (FRONT_RIGHT, FRONT_LEFT),
+)
+
+
+@dataclass(frozen=True)
+class Stations:
+    """The belief at the places of candidate paths where its risk is counted.
+
+    poses [c, s, 3]: x, y (m), yaw (rad). covs [c, s, 3, 3]: about fixed axes. earlier_covs
+    [c, s, 3, 3]: covariance of each station's error with that of the station before. counts
+    [c, s]: False where a path that is shorter than others stays at its end.
+    """
+
+    poses: Tensor
+    covs: Tensor
+    earlier_covs: Tensor
+    counts: Tensor
+
+    @staticmethod
+    def alone(poses: Tensor, covs: Tensor) -> Stations:
+        """Return stations of which no two belong to one path; poses [c, 3], covs [c, 3, 3]."""
+        counts = torch.ones(len(poses), 1, dtype=torch.bool, device=poses.device)
+        return Stations(poses[:, None], covs[:, None], covs[:, None], counts)
+
+
+def stations_of(rolled: RolledBelief, index: Tensor) -> Stations:
+    """Return the stations of paths at times index [c, s]."""
+    before = torch.cat([index[:, :1], index[:, :-1]], 1)
+    counts = index != before
+    counts[:, 0] = True
+    return Stations(
+        at(rolled.poses, index),
+        rolled.cov_between(index, index),
+        rolled.cov_between(index, before),
+        counts,
+    )
+
+
+def station_indices(poses: Tensor, spacing_m: float) -> Tensor:
+    """Return the times [c, s] at which paths [c, t, 3] have come spacing_m further, and the end.
+
+    Spaced in metres, so that neither the time step nor a slow car makes more of them. The way
+    between two of them is spacing_m plus one time step's at most.
+    """
+    way = (poses[:, 1:, :2] - poses[:, :-1, :2]).norm(dim=-1).cumsum(-1)
+    way = torch.nn.functional.pad(way, (1, 0))
+    count = int(torch.ceil(way.max() / spacing_m)) + 1
+    marks = spacing_m * torch.arange(count, dtype=way.dtype, device=way.device)
+    index = torch.searchsorted(way, marks.expand(len(way), count).contiguous())
+    last = torch.full_like(index[:, :1], poses.shape[1] - 1)
+    return torch.cat([index.clamp(max=poses.shape[1] - 1), last], 1)
+
+
+def collision_bound(stations: Stations, vehicle: Vehicle, obstacles: Obstacles) -> Tensor:
+    """Return for each candidate [c] an upper bound, at most 1, on touching any obstacle; P3."""
+    total = torch.zeros(len(stations.poses), dtype=torch.float64, device=stations.poses.device)
+    if not len(obstacles):
+        return total
+    rows = Rows.of(within_reach(stations, vehicle, obstacles), stations)
+    if not len(rows.candidate):
+        return total
+    corners = vehicle.corners.to(total.device)
+    planes = nearest_half_planes(rows.poses, rows.covs, corners, obstacles[rows.obstacle])
+    return total.index_add(0, rows.candidate, union_bound(planes, rows)).clamp(max=1.0)
+
+
+def within_reach(stations: Stations, vehicle: Vehicle, obstacles: Obstacles) -> Tensor:
+    """Return where [c, s, o] an obstacle has more than a negligible probability.
+
+    By the circle about base_link that holds the footprint, which no error of heading moves, and
+    half-planes: toward the obstacle's circle, and those of its edges.
+    """
+    position = stations.poses[..., None, :2]
+    # The largest standard deviation in any direction, bounded by the trace.
+    std = stations.covs[..., :2, :2].diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
+    margin = vehicle.radius_m + _OUT_OF_REACH * std[..., None]
+    near = (position - obstacles.centres).norm(dim=-1) - obstacles.radii < margin
+    near &= stations.counts[..., None]
+    c, s, o = torch.nonzero(near, as_tuple=True)
+    gap = obstacles.offsets[o] - (obstacles.normals[o] * position[c, s]).sum(-1)
+    near[c, s, o] = gap.amax(-1) < margin[c, s, 0]
+    return near
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A flat list of stations with an obstacle in reach.
+
+    candidate, obstacle [n]: whose. poses [n, 3], covs, earlier_covs [n, 3, 3]: as in Stations.
+    before [n]: the row of the same candidate and obstacle at the station before, -1 for none.
+    """
+
+    candidate: Tensor
+    obstacle: Tensor
+    poses: Tensor
+    covs: Tensor
+    earlier_covs: Tensor
+    before: Tensor
+
+    @staticmethod
+    def of(near: Tensor, stations: Stations) -> Rows:
+        """Return the rows of a mask [c, s, o]."""
+        c, s, o = torch.nonzero(near, as_tuple=True)
+        number = torch.full(near.shape, -1, dtype=torch.long, device=near.device)
+        number[c, s, o] = torch.arange(len(c), device=near.device)
+        before = torch.where(s > 0, number[c, (s - 1).clamp(min=0), o], -1)
+        values = (v[c, s] for v in (stations.poses, stations.covs, stations.earlier_covs))
+        return Rows(c, o, *values, before)
+
+
+def union_bound(planes: HalfPlanes, rows: Rows) -> Tensor:
+    """Return what each row [n] adds to P3."""
+    events = _Events(planes.distance, upper_tail(planes.distance))
+    shared = _shared_with_station_before(planes, rows, events)
+    for child, parent in _NEIGHBOURS:
+        overlap = _shared_with_corner(planes, rows, events, child, parent)
+        shared[:, child] = torch.maximum(shared[:, child], overlap)
+    return (events.probability - shared).clamp(min=0.0).sum(-1)
+
+
+@dataclass(frozen=True)
+class _Events:
+    """Half-planes' distances in standard deviations, and the probabilities [n, 4] beyond them."""
+
+    distance: Tensor
+    probability: Tensor
+
+    def joint(self, child: tuple, parent: tuple, correlation: Tensor) -> Tensor:
+        """Return P(both) of events by index, 0 where one of them is negligible."""
+        p, p_parent = self.probability[child], self.probability[parent]
+        counts = torch.minimum(p, p_parent) > _NEGLIGIBLE
+        joint = torch.zeros_like(p)
+        z, z_parent = self.distance[child][counts], self.distance[parent][counts]
+        joint[counts] = upper_quadrant(z, z_parent, correlation[counts])
+        return joint
+
+
+def _shared_with_station_before(planes: HalfPlanes, rows: Rows, events: _Events) -> Tensor:
+    """Return P(a corner reaches its half-plane, and did at the station before) [n, 4]."""
+    shared = torch.zeros_like(events.probability)
+    now = torch.nonzero(rows.before >= 0)[:, 0]
+    before = rows.before[now]
+    cov = ((planes.lever[now] @ rows.earlier_covs[now]) * planes.lever[before]).sum(-1)
+    correlation = cov / (planes.std[now] * planes.std[before])
+    shared[now] = events.joint((now,), (before,), correlation)
+    return shared
+
+
+def _shared_with_corner(
+    planes: HalfPlanes, rows: Rows, events: _Events, child: int, parent: int
+) -> Tensor:
+    """Return P(two corners reach the half-plane) [n]."""
+    lever, other = planes.lever[:, child], planes.lever[:, parent]
+    cov = ((lever[:, None] @ rows.covs)[:, 0] * other).sum(-1)
+    correlation = cov / (planes.std[:, child] * planes.std[:, parent])
+    every = slice(None)
+    return events.joint((every, child), (every, parent), correlation)
