@@ -294,7 +294,14 @@ class Estimator:
         T_earlier_later = increment.T_earlier_later
         noise_cov, epistemic_cov = increment.noise_cov, increment.epistemic_cov
         try:
-            self._odometry.add(T_earlier_later, noise_cov, epistemic_cov, dt_s, increment.features)
+            self._odometry.add(
+                T_earlier_later,
+                noise_cov,
+                epistemic_cov,
+                dt_s,
+                increment.features,
+                increment.noise_correlation,
+            )
         except CovarianceError:
             unknown = np.diag(self._settings.std_bound**2)
             self._odometry.set_pose(self._odometry.T_odom_base @ T_earlier_later, unknown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from bayes_vio.estimator.intervals import Interval
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 from bayes_vio.filters.covariance import CovarianceError, bounded, check_spd
 from bayes_vio.geometry import se3
+from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior.sketch import FeatureSketch
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Increment:
     """T_earlier_later [4, 4], both parts of its right covariance [6, 6], whether it is a guess.
 
     ``features`` [6, size]: of the epistemic error; None for a guess, which no weights made.
+    ``noise_correlation``: how its noise lasts, where not as the artifact says.
     """
 
     T_earlier_later: Array
@@ -38,6 +39,7 @@ class Increment:
     lost: bool
     causes: tuple[Cause, ...]
     features: Array | None = None
+    noise_correlation: NoiseCorrelation | None = None
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,13 @@ class _Prediction:
 class IncrementPredictor:
     """Ask the model, or coast.
 
-    The covariances are the posterior's, in which a masked sensor already counts. Two things do not
-    show in the model's inputs and inflate them:
-    - an interval longer (shorter) than any in training by a factor r <= dt_margin: both parts by
-      r^4, since what an unmodelled acceleration moves grows with dt^2;
-    - estimates without camera err alike, since speed does not show in an IMU window. Their noise
-      is inflated by 1 + 2 sum_j rho^j, rho = exp(-dt / unseen_speed_correlation_s), j = 1, 2, ...
-      over the run of such intervals: compounded as independent, their variances then add up to
-      that of the correlated sum.
+    The covariances are the posterior's, in which a masked sensor already counts. What does not
+    show in the model's inputs inflates them: an interval longer (shorter) than any in training by
+    a factor r <= dt_margin both parts by r^4, since what an unmodelled acceleration moves grows
+    with dt^2.
+
+    Estimates without camera err alike, since speed does not show in an IMU window: their noise
+    along the linear axes lasts, for unseen_speed_correlation_s.
     """
 
     def __init__(
@@ -76,13 +77,16 @@ class IncrementPredictor:
         self._device = next(artifact.model.parameters()).device
         self._std_bound = settings.std_bound
         self._sketch = FeatureSketch()
+        usual, unseen_s = artifact.noise_correlation, settings.unseen_speed_correlation_s
+        self._unseen_correlation = NoiseCorrelation(
+            (unseen_s,) * 3 + usual.time_s[3:], (1.0,) * 3 + usual.share[3:]
+        )
         self.reset()
 
     def reset(self) -> None:
         """Forget the velocity."""
         self._coasting = Coasting.unknown(self._settings)
         self._coasted_s = 0.0
-        self._unseen_correlation = 0.0
 
     def predict(self, interval: Interval) -> Increment:
         """Return the increment of an interval; increments must be asked for in order of time."""
@@ -138,8 +142,7 @@ class IncrementPredictor:
     def _measured(
         self, interval: Interval, p: _Prediction, inflation: float, causes: tuple[Cause, ...]
     ) -> Increment:
-        noise_inflation = inflation * self._unseen_inflation(interval)
-        epistemic_cov, noise_cov = inflation * p.epistemic_cov, noise_inflation * p.noise_cov
+        epistemic_cov, noise_cov = inflation * p.epistemic_cov, inflation * p.noise_cov
         twist_cov = (epistemic_cov + noise_cov) / interval.dt_s**2
         self._coasting = Coasting(p.mean / interval.dt_s, twist_cov, self._settings)
         self._coasted_s = 0.0
@@ -154,16 +157,8 @@ class IncrementPredictor:
             False,
             causes,
             None if p.features is None else J.numpy() @ p.features,
+            self._unseen_correlation if interval.flow is None else None,
         )
-
-    def _unseen_inflation(self, interval: Interval) -> float:
-        if interval.flow is not None:
-            self._unseen_correlation = 0.0
-            return 1.0
-        inflation = 1 + 2 * self._unseen_correlation
-        rho = math.exp(-interval.dt_s / self._settings.unseen_speed_correlation_s)
-        self._unseen_correlation = rho * (1 + self._unseen_correlation)
-        return inflation
 
     def _coast(self, interval: Interval, causes: tuple[Cause, ...]) -> Increment:
         end_s = self._coasted_s + interval.dt_s

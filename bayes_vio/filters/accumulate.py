@@ -67,7 +67,7 @@ class Odometry:
     ) -> None:
         if not correlation_s >= 0:
             raise ValueError(f"correlation time is {correlation_s} s: give zero or more")
-        self._tau_s = (np.full(6, correlation_s), np.array(noise_correlation.time_s))
+        self._epistemic_tau_s = np.full(6, correlation_s)
         self._noise_correlation = noise_correlation
         self._std_bound = np.full(6, np.inf) if std_bound is None else np.asarray(std_bound)
         self.at_bound = False
@@ -100,7 +100,7 @@ class Odometry:
             )
         self._T_odom_base = check_pose(T_odom_base)
         self._cov = cov
-        self._cross_cov = [np.zeros((6, 6)) for _ in self._tau_s]
+        self._cross_cov = [np.zeros((6, 6)) for _ in range(2)]  # epistemic, lasting noise
         self._sum = TransportedSum.empty()
 
     def add(
@@ -110,18 +110,22 @@ class Odometry:
         epistemic_cov: Array,
         dt_s: float,
         features: Array | None = None,
+        noise_correlation: NoiseCorrelation | None = None,
     ) -> None:
         """Append an increment [4, 4] with the two parts of its covariance [6, 6] (E-A2).
 
         features [6, size] of the epistemic error (right perturbation, m and rad) tell what it has
         in common with that of other increments; they are matched to epistemic_cov. Without them it
-        is a process of correlation_s. Raises CovarianceError, leaving the odometry as it was, if
-        the sum is not a covariance.
+        is a process of correlation_s. noise_correlation: of this increment, where its noise lasts
+        otherwise than usual. Raises CovarianceError, leaving the odometry as it was, if the sum is
+        not a covariance.
         """
         if not (np.isfinite(noise_cov).all() and np.isfinite(epistemic_cov).all()):
             raise CovarianceError("the covariance of the increment is not finite")
         A = se3.adjoint(se3.inverse(torch.from_numpy(T_earlier_later))).numpy()
-        white_cov, lasting_cov = self._noise_correlation.split(noise_cov)
+        lasting = noise_correlation or self._noise_correlation
+        white_cov, lasting_cov = lasting.split(noise_cov)
+        times_s = (self._epistemic_tau_s, np.array(lasting.time_s))
         cov, shared = A @ self._cov @ A.T + white_cov, self._sum.moved(A)
         if features is not None:
             Phi = matched(features, epistemic_cov)
@@ -129,7 +133,7 @@ class Odometry:
             shared, epistemic_cov = shared.plus(Phi), np.zeros((6, 6))
         cross_cov = []
         for tau_s, X, part_cov in zip(
-            self._tau_s, self._cross_cov, (epistemic_cov, lasting_cov), strict=True
+            times_s, self._cross_cov, (epistemic_cov, lasting_cov), strict=True
         ):
             C, moved = symmetric_sqrt(part_cov), A @ X * _correlation(dt_s, tau_s)
             cov = cov + part_cov + _twice(moved @ C.T)

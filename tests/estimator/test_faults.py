@@ -63,15 +63,28 @@ def test_an_unusable_image_masks_the_camera_until_a_pair_is_sound_again(cause):
     assert any(event.startswith(cause) for event in estimator.events())
 
 
-def test_noise_of_a_run_without_camera_adds_up_like_a_correlated_error():
+def test_errors_of_a_run_without_camera_last_in_the_odometry_not_in_the_frame():
     spoil = lambda k, image: image // 16 if k >= 10 else image  # noqa: E731
-    settings_ = EstimatorSettings(unseen_speed_correlation_s=0.5)
-    estimates = by_frame(Drive(images=spoil).run(Estimator(KnownArtifact(), settings_), 3.0))
-    single = estimates[10].noise_cov[2, 2]
+    drives = {
+        tau_s: by_frame(
+            Drive(images=spoil).run(
+                Estimator(KnownArtifact(), EstimatorSettings(unseen_speed_correlation_s=tau_s)),
+                3.0,
+            )
+        )
+        for tau_s in (1e-3, 0.5)
+    }
+    white, lasting = drives[1e-3], drives[0.5]
+    for k in range(10, 31):
+        np.testing.assert_allclose(lasting[k].noise_cov, lasting[10].noise_cov, rtol=1e-6)
+        np.testing.assert_allclose(lasting[k].noise_cov, white[k].noise_cov, rtol=1e-6)
+    single = lasting[10].noise_cov[2, 2]
     n, rho = 21, np.exp(-0.1 / 0.5)
     lags = np.arange(1, n)
-    total = single * (n + 2 * np.sum((n - lags) * rho**lags))
-    assert sum(estimates[k].noise_cov[2, 2] for k in range(10, 31)) == pytest.approx(total)
+    # Height takes no part in the circle's turning: what lasts adds up as in one dimension.
+    added = single * 2 * np.sum((n - lags) * rho**lags)
+    difference = lasting[30].odom_cov[2, 2] - white[30].odom_cov[2, 2]
+    assert difference == pytest.approx(added, rel=1e-3)
 
 
 def nearly(index: int, image: np.ndarray) -> np.ndarray:

@@ -245,3 +245,15 @@ def test_lasting_noise_has_a_time_of_its_own_on_every_axis() -> None:
 def test_an_impossible_noise_correlation_is_refused(time_s, share) -> None:
     with pytest.raises(ValueError, match="a noise correlation needs six"):
         NoiseCorrelation(time_s, share)
+
+
+def test_an_increment_may_say_itself_how_its_noise_lasts():
+    steps = increments(20, seed=3)
+    lasting = NoiseCorrelation((2.0, 1.0, 0.5, 3.0, 4.0, 1.0), (1.0, 0.5, 0.2, 0.9, 0.0, 0.3))
+    told = Odometry(1.0, START_COV)
+    constructed = Odometry(1.0, START_COV, noise_correlation=lasting)
+    for T, noise_cov, epistemic_cov in steps:
+        told.add(T, noise_cov, epistemic_cov, DT_S, noise_correlation=lasting)
+        constructed.add(T, noise_cov, epistemic_cov, DT_S)
+    np.testing.assert_allclose(told.cov, constructed.cov, rtol=1e-12)
+    assert np.trace(told.cov) > np.trace(accumulated(steps, 1.0).cov)
