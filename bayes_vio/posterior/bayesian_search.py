@@ -37,6 +37,13 @@ class Objective(Enum):
     ERROR_PLUS_ECE = "error + ECE (%)"
 
 
+class Sampler(Enum):
+    """Where the next trial is: a Gaussian process of the costs so far says, or chance alone."""
+
+    GAUSSIAN_PROCESS = "gaussian process"
+    RANDOM = "random"
+
+
 def optimize_bayesian(
     posterior: Posterior,
     loader: Iterable,
@@ -48,19 +55,21 @@ def optimize_bayesian(
     link: LinkSettings | None = None,
     seed: int = 0,
     on_trial: OnTrial | None = None,
+    sampler: Sampler = Sampler.GAUSSIAN_PROCESS,
 ) -> Posterior:
     """Return the posterior with the lowest cost on held-out data among ``n_trials``.
 
     Over log10 prior precision, one or per layer, and with ``scale_data`` over the number of data
     that multiplies the curvature. The first trial is the choice of the marginal likelihood. loader
-    yields (x, target) and is read once per trial. Raises ValueError without Optuna, and for
-    ERROR_PLUS_ECE where there are no classes.
+    yields (x, target) and is read once per trial. sampler: RANDOM is what the search is to be
+    better than. Raises ValueError without Optuna, and for ERROR_PLUS_ECE where there are no
+    classes.
     """
     optuna = _optuna()
     if objective is Objective.ERROR_PLUS_ECE and posterior.likelihood.name != "categorical":
         raise ValueError("error and ECE belong to classes: use Objective.NLL")
     space = _Space(posterior, per_layer, scale_data, log10_bounds)
-    study = _study(optuna, seed)
+    study = _study(optuna, sampler, seed)
     study.enqueue_trial(space.start())
     best, best_cost = posterior, math.inf
     for _ in range(n_trials):
@@ -162,8 +171,10 @@ def _cost(
     return cost if math.isfinite(cost) else math.inf
 
 
-def _study(optuna: ModuleType, seed: int) -> Any:
+def _study(optuna: ModuleType, kind: Sampler, seed: int) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if kind is Sampler.RANDOM:
+        return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.GPSampler(seed=seed, deterministic_objective=True)

@@ -103,14 +103,9 @@ class Posterior:
             return predictions[0], features[0]
         return join(predictions), torch.cat(features)
 
-    def prediction(
-        self, at: Linearisation, link: LinkSettings | None = None, cov: Tensor | None = None
-    ) -> Prediction:
-        """Return the predictive distribution where the network was linearised.
-
-        cov: another epistemic covariance than ``covariance_at(at)``, as a multiple of it.
-        """
-        return self._prediction(at, self.covariance_at(at) if cov is None else cov, link)
+    def prediction(self, at: Linearisation, link: LinkSettings | None = None) -> Prediction:
+        """Return the predictive distribution where the network was linearised."""
+        return self._prediction(at, self._covariance(at), link)
 
     def _prediction(self, at: Linearisation, cov: Tensor, link: LinkSettings | None) -> Prediction:
         if isinstance(self.likelihood, Gaussian):
@@ -120,7 +115,7 @@ class Posterior:
 
     def functional_covariance(self, x: Any) -> Tensor:
         """Return J P^-1 J^T [batch, outputs, outputs], the epistemic covariance, in float64."""
-        return torch.cat([self.covariance_at(at) for at, _ in self.linearisations(x)])
+        return torch.cat([self._covariance(at) for at, _ in self.linearisations(x)])
 
     def layer_contributions(self, x: Any) -> dict[str, Tensor]:
         """Return every layer's part [batch, outputs] of the epistemic variances.
@@ -134,8 +129,7 @@ class Posterior:
             for name in self.layers
         }
 
-    def covariance_at(self, at: Linearisation) -> Tensor:
-        """Return J P^-1 J^T [batch, outputs, outputs] where the network was linearised."""
+    def _covariance(self, at: Linearisation) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
             total = self.precision.covariance(at)
             return (total + total.mT) / 2

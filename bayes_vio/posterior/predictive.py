@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 
 import torch
@@ -29,6 +29,10 @@ class GaussianPrediction:
         """Return the covariance of an observation: epistemic plus noise."""
         return self.epistemic_cov + self.noise_cov
 
+    def rescaled(self, factor: float, link: LinkSettings | None = None) -> GaussianPrediction:  # noqa: ARG002
+        """Return the prediction with ``factor`` times the epistemic covariance."""
+        return replace(self, epistemic_cov=factor * self.epistemic_cov)
+
     def log_density(self, target: Tensor) -> Tensor:
         """Return log N(target; mean, cov) [batch]."""
         error = target.double() - self.mean.double()
@@ -45,6 +49,10 @@ class ClassPrediction:
     mutual_information: Tensor
     logits_mean: Tensor
     logits_cov: Tensor
+
+    def rescaled(self, factor: float, link: LinkSettings | None = None) -> ClassPrediction:
+        """Return the prediction from logits of ``factor`` times the covariance."""
+        return class_prediction(self.logits_mean, factor * self.logits_cov, link or LinkSettings())
 
     def log_density(self, target: Tensor) -> Tensor:
         """Return log probs[target] [batch]."""
