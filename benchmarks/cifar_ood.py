@@ -23,7 +23,7 @@ from bayes_vio.classification.images import ImageSet, read_image_tar, read_npz
 
 RESULTS = Path(__file__).parent / "results" / "cifar_ood.json"
 ARCHIVE = "cifar10_jpeg.tar.xz"
-METHODS = ("map", "temperature", "diagonal", "kfac", "efb", "inf", "last_layer", "ensemble")
+METHODS = ("map", "temperature", "diagonal", "kfac", "efb", "inf", "last_layer")
 LETTERS = {"KMNIST": "kmnist_test.npz", "notMNIST": "notmnist_10k.npz"}
 N_INSIDE = 8
 
@@ -76,11 +76,11 @@ def main() -> None:
     """Compare the methods and write their figures."""
     command = parser(__doc__, METHODS, RESULTS)
     command.add_argument("--train", type=int, default=7000, help="images to train on")
-    command.add_argument("--validation", type=int, default=1000, help="images kept aside")
-    command.add_argument("--epochs", type=int, default=20)
-    command.add_argument("--curvature", type=int, default=2000, help="what curvature sees")
-    command.add_argument("--test", type=int, default=250, help="images to test on, per class")
-    command.add_argument("--outside", type=int, default=1000, help="letters of each set")
+    command.add_argument("--validation", type=int, default=600, help="images kept aside")
+    command.add_argument("--epochs", type=int, default=12)
+    command.add_argument("--curvature", type=int, default=1000, help="what curvature sees")
+    command.add_argument("--test", type=int, default=125, help="images to test on, per class")
+    command.add_argument("--outside", type=int, default=500, help="letters of each set")
     command.add_argument("--rank", type=int, default=200)
     arguments = command.parse_args()
     if not (arguments.data / ARCHIVE).exists():
@@ -91,7 +91,7 @@ def main() -> None:
     sets = read_sets(arguments.data, arguments)
     if arguments.work:
         arguments.work.mkdir(parents=True, exist_ok=True)
-    options = {Method.INF: {"rank": arguments.rank}, Method.ENSEMBLE: {"members": 3}}
+    options = {Method.INF: {"rank": arguments.rank}}
     network = trained(resnet8, sets, training, arguments.work)
     study = Study(sets, network, training, options, arguments.work)
     rows, predictions = study.compared(arguments.methods)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bayes_vio.classification import Method, TrainingSettings
 
 RESULTS = Path(__file__).parent / "results" / "ella_vit.json"
-METHODS = ("map", "temperature", "last_layer", "diagonal", "inf", "ella")
+METHODS = ("map", "temperature", "last_layer", "inf", "ella")
 
 
 class Logits(nn.Module):
@@ -60,11 +60,11 @@ def main() -> None:
     """Compare the methods and write their figures."""
     command = parser(__doc__, METHODS, RESULTS)
     command.add_argument("--train", type=int, default=5000, help="images to train on")
-    command.add_argument("--epochs", type=int, default=25)
-    command.add_argument("--curvature", type=int, default=2000, help="what curvature sees")
-    command.add_argument("--search", type=int, default=1000, help="images that choose the prior")
-    command.add_argument("--test", type=int, default=2000, help="images to test on")
-    command.add_argument("--outside", type=int, default=1000, help="images of each other set")
+    command.add_argument("--epochs", type=int, default=15)
+    command.add_argument("--curvature", type=int, default=1000, help="what curvature sees")
+    command.add_argument("--search", type=int, default=500, help="images that choose the prior")
+    command.add_argument("--test", type=int, default=1000, help="images to test on")
+    command.add_argument("--outside", type=int, default=500, help="images of each other set")
     command.add_argument("--width", type=int, default=48)
     command.add_argument("--layers", type=int, default=4)
     command.add_argument("--points", type=int, default=1000, help="of the tangent kernel")

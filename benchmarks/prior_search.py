@@ -1,7 +1,8 @@
 """Is Bayesian optimisation of a posterior's hyper-parameters better than chance?
 
 Run ``python benchmarks/prior_search.py``; needs MNIST (BAYES_VIO_DATA, see README) and the extra
-``search``. An MLP on images of 14 x 14 pixels, trained on 2000 of them; INF around it. Searched
+``search``. An MLP on images of 14 x 14 pixels, trained on 2000 of them until it
+is overconfident; INF around it. Searched
 are a prior precision per layer and the number of data, by NLL on 400 images kept aside. Both
 searches begin with the choice of the marginal likelihood and the same nine random trials. The
 regret of a trial is the lowest cost so far less the lowest that any search found. Writes
@@ -50,7 +51,7 @@ def data(folder: Path) -> tuple[tuple[Tensor, Tensor], Data]:
 
 def posterior_of(train: tuple[Tensor, Tensor]) -> Posterior:
     """Return INF around an MLP trained on the images."""
-    settings = TrainingSettings(epochs=30)
+    settings = TrainingSettings(epochs=60, prior_precision=1e-2)
     start = mlp(196, 10, (32, 32))
     net = BayesianClassifier(start, "map", True, training=settings).fit(train).network
     return fit_posterior(net, [train], "categorical", "inf")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from classifier_tables import cifar_ood, ella_vit, mnist_ood, prior_search, sparse_dropout
 from posterior_tables import (
     curvature_pass,
     equal_storage,
@@ -125,50 +126,6 @@ def reading(r: dict[str, Any]) -> list[str]:
     ]
 
 
-def mnist_ood(r: dict[str, Any]) -> list[str]:
-    """Return every method's figures on MNIST and on what is none."""
-    sets = ", ".join(f"{name} ({n})" for name, n in r["sizes"].items() if name != "MNIST")
-    lines = [
-        f"**Classifiers out of distribution** (`python benchmarks/mnist_ood.py`): {r['network']}, "
-        f"{r['train']} training images of MNIST; out: {sets}. Hyper-parameters by NLL on MNIST "
-        "kept aside; mean AUROC over the sets by predictive entropy; storage with the weights.",
-        "",
-        "| method | error | NLL | ECE | AUROC | fit | an image | stored |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, m in r["methods"].items():
-        lines.append(
-            f"| {name.replace('_', ' ')} | {100 * (1 - m['accuracy']):.2f} % | {m['nll']:.4f} "
-            f"| {m['ece']:.4f} | {m['entropy']['mean_auroc']:.3f} | {m['fit_s']:.0f} s "
-            f"| {m['predict_ms_per_image']:.2f} ms | {m['stored_bytes'] / 1024:.0f} KiB |"
-        )
-    missed = [claim for claim, held in r["verdict"].items() if not held]
-    if missed:
-        lines += ["", f"Asked of INF and missed: {'; '.join(missed)}."]
-    return lines
-
-
-def sparse_dropout(r: dict[str, Any]) -> list[str]:
-    """Return what sparse variational dropout prunes."""
-    lines = [
-        "**Sparse variational dropout** (`python benchmarks/sparse_dropout.py`): MNIST, 5000 "
-        "training images held out; the test images were looked at once.",
-        "",
-        "| net | epochs | test error | weights / weights left | file, dense file |",
-        "|---|---|---|---|---|",
-    ]
-    for name in ("lenet_300_100", "lenet_5_caffe"):
-        if name in r:
-            c = r[name]
-            sizes = f"{c['file_bytes'] / 1024:.0f} KiB, {c['dense_bytes'] / 1024:.0f} KiB"
-            epochs = " + ".join(str(n) for n in c["epochs"])
-            lines.append(
-                f"| {name.replace('_', '-')} | {epochs} | {c['test_error_percent']:.2f} % "
-                f"| {c['compression']:.0f} | {sizes} |"
-            )
-    return lines
-
-
 def odometry(r: dict[str, Any]) -> list[str]:
     """Return every method's drift and calibration on the semi-synthetic test drives."""
     v = r["test"]
@@ -214,6 +171,9 @@ TABLES = {
         sampling,
         curvature_pass,
         mnist_ood,
+        cifar_ood,
+        ella_vit,
+        prior_search,
         sparse_dropout,
         odometry,
     )
