@@ -311,6 +311,68 @@ def evaluate(
     print(f"wrote {out / 'report.json'} and {out / 'report.html'}")
 
 
+@app.command()
+def view(
+    bag: Annotated[
+        Path, typer.Argument(help="rosbag2 folder, or bare file", metavar="BAG", exists=True)
+    ],
+    artifact: ArtifactFolder = None,
+    device: Device = "auto",
+    rate: Annotated[float, number("Speed of the playback; 0: as fast as it goes", 0, 1000)] = 1.0,
+    port: Annotated[
+        int, typer.Option(help="Of the page; data: the next", min=1, max=65534)
+    ] = 9090,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a file for Rerun instead", metavar="FILE.rrd", show_default=False
+        ),
+    ] = None,
+    imu_topic: ImuTopic = None,
+    image_topic: ImageTopic = None,
+    camera_info_topic: CameraInfoTopic = None,
+    reference_topic: ReferenceTopic = None,
+    reference_world: ReferenceWorld = None,
+    reference_frame: ReferenceFrame = None,
+    base_frame: BaseFrame = "base_link",
+    extrinsics_file: ExtrinsicsFile = None,
+) -> None:
+    """Play a bag through an artifact and show it in a browser: image, path, sigmas, state.
+
+    Needs no ROS tools, but the extra `view` (Rerun). Pages and data are offered to the network
+    that this machine is in; the page stays until Ctrl-C.
+    """
+    from bayes_vio.artifact import default_artifact_path
+    from bayes_vio.data.bags import Topics, open_streams
+    from bayes_vio.device import choose_device
+    from bayes_vio.progress import Bars
+    from bayes_vio.view import Pictures, Ports, draw, make_estimator
+
+    topics = Topics(
+        imu_topic, image_topic, camera_info_topic, reference_topic,
+        reference_world, reference_frame, base_frame,
+    )  # fmt: skip
+    pictures = Pictures(bag.name)
+    streams = open_streams(bag, topics, _extrinsics(extrinsics_file))
+    estimator = make_estimator(
+        artifact or default_artifact_path(), streams, str(choose_device(device))
+    )
+    if save is not None:
+        check_creatable(save)
+        pictures.save(save)
+    else:
+        print(f"open {pictures.serve(Ports(port, port + 1))} (Ctrl-C ends it)", flush=True)
+    with Bars() as bars:
+        pace = 0.0 if save is not None else rate
+        count = draw(
+            pictures, estimator, streams, pace,
+            lambda done, total: bars.show(bag.name, done, total),
+        )  # fmt: skip
+    print(f"{count} estimates drawn" + (f" into {save}" if save else ""), flush=True)
+    if save is None:
+        pictures.wait()
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(
     context: typer.Context,
