@@ -13,7 +13,7 @@ WORKERS ?= 2
 
 # Those that make bags have to be told where to put them; odometry takes hours and has a target of
 # its own, with its modules.
-NOT_ALONE := kitti_bags semi_synthetic classical odometry%
+NOT_ALONE := kitti_bags semi_synthetic classical odometry% smoother%
 BENCHMARKS ?= $(filter-out $(NOT_ALONE:%=benchmarks/%.py),$(wildcard benchmarks/*.py))
 # As in ODOMETRY_ARGS='--bags FOLDER --artifact FITTED'.
 ODOMETRY_ARGS ?=

@@ -1,0 +1,282 @@
+"""What the covariance is worth to a smoother whose GPS drops out, beside the best constant one.
+
+    python benchmarks/smoother.py --bags FOLDER --artifact FITTED [--test] [--real BAGS ARTIFACT]
+
+Relative poses go into a 10 s fixed-lag smoother (GTSAM, extra `smoother`) with position fixes at
+1 Hz: the reference (KITTI's poses, which are its RTK GPS to a decimetre) plus 1.5 m white and 1 m
+slowly varying noise per axis; the fixes stop for 10, 30 and 60 s in turn. Judged are positions
+within outages: the absolute error (RMSE) of the newest pose and of the oldest one of the window,
+and the share of them in their 95 % region.
+
+The constant covariance is that of the errors on training drives, its linear and angular sigma
+scaled by factors chosen on them for the smallest error; how long errors last is measured on
+validation drives. With --test drives 05 and 07 are judged, nothing may be chosen by it, and each
+such run is written into docs/log.md. --real adds frames 0-299 of 05 as filmed (with --test), or
+those of 00 and 02 without it. Bags: see semi_synthetic.py and kitti_bags.py. Figures go to
+results/smoother.json and smoother.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+from smoother_runs import (
+    FIX_LASTING_STD_M,
+    FIX_LASTING_TIME_S,
+    OUTAGES_S,
+    Judged,
+    Treatment,
+    first,
+    fuse,
+    increment_errors,
+    recorded_run,
+    standardised,
+)
+
+from bayes_vio.artifact import read_description
+from bayes_vio.evaluation.run import Run
+from bayes_vio.filters.lasting_errors import ErrorModel, lasting_noise
+
+Array = NDArray[np.float64]
+RESULT = Path(__file__).parent / "results" / "smoother.json"
+TRAIN = ("train_00_0", "train_01_0", "train_02_0", "train_08_0")
+VALIDATION, TEST = ("validation_04", "validation_06"), ("test_05", "test_07")
+REAL_TRAIN, REAL_VALIDATION = ("real_00", "real_02"), ("real_06", "raw_2011_09_26_0005")
+REAL_TEST = ("real_05",)
+SCALES = (1.0, 2.0, 4.0, 8.0)
+# Of each training drive, to choose the scales on: one turn of all outages.
+CHOOSING_S = 240.0
+ASKED_REDUCTION, ASKED_COVERAGE = 0.2, (0.90, 0.98)
+CONSTANT, OURS = "best constant covariance", "ours"
+
+
+def errors_that_last(artifact: Path, runs: Sequence[Run], cov: Array | None) -> ErrorModel:
+    """Return how long the errors of held-out drives last, over their own sigma or a constant."""
+    fast, slow = lasting_noise([standardised(run, cov) for run in runs])
+    tau_s = 0.0 if cov is not None else read_description(artifact)["epistemic_correlation_s"]
+    return ErrorModel(fast, slow, tau_s, FIX_LASTING_STD_M, FIX_LASTING_TIME_S)
+
+
+def white_errors() -> ErrorModel:
+    """Return the model of increments that err independently; fixes err as they do."""
+    return ErrorModel(fix_std_m=FIX_LASTING_STD_M, fix_time_s=FIX_LASTING_TIME_S)
+
+
+def second_moment(runs: Sequence[Run]) -> Array:
+    """Return the covariance [6, 6] of the errors of runs about zero, each drive counted alike."""
+    return np.mean([e.T @ e / len(e) for e in map(increment_errors, runs)], axis=0)
+
+
+def scaled(cov: Array, linear: float, angular: float) -> Array:
+    """Return a covariance with its standard deviations scaled."""
+    scale = np.repeat([linear, angular], 3)
+    return cov * np.outer(scale, scale)
+
+
+class Study:
+    """Judge treatments on drives, in several processes."""
+
+    def __init__(self, pool: ProcessPoolExecutor, seeds: int) -> None:
+        self._pool, self._seeds = pool, seeds
+
+    def judge(
+        self, runs: Sequence[Run], treatments: Mapping[str, Treatment], seeds: int | None = None
+    ) -> dict[str, Judged]:
+        """Return what each treatment makes of all drives with several noises of the fixes."""
+        jobs = {
+            name: [
+                self._pool.submit(fuse, run, treatment, seed + drive, seed)
+                for drive, run in enumerate(runs)
+                for seed in range(seeds or self._seeds)
+            ]
+            for name, treatment in treatments.items()
+        }
+        return {name: Judged.join([j.result() for j in parts]) for name, parts in jobs.items()}
+
+    def best_scales(self, runs: Sequence[Run], cov: Array) -> tuple[float, float, dict]:
+        """Return the factors of linear and angular sigma with the smallest error, and all."""
+        tried = {
+            (a, b): Treatment(white_errors(), scaled(cov, a, b)) for a in SCALES for b in SCALES
+        }
+        judged = self.judge(runs, {f"{a:g} {b:g}": t for (a, b), t in tried.items()}, seeds=1)
+        cost = {name: float(np.mean(np.log(ates(j)))) for name, j in judged.items()}
+        best = min(cost, key=cost.__getitem__)
+        linear, angular = (float(v) for v in best.split())
+        return linear, angular, {k: float(np.exp(v)) for k, v in cost.items()}
+
+
+def ates(judged: Judged) -> list[float]:
+    """Return the RMSE (m) by length of outage and end of the window, where there are any."""
+    parts = [judged.of(n, lagged) for n in OUTAGES_S for lagged in (False, True)]
+    return [float(np.sqrt(np.mean(p.error_m**2))) for p in parts if len(p.error_m)]
+
+
+def figures(judged: Judged) -> dict:
+    """Return error and coverage by length of outage, at both ends of the window."""
+    told = {}
+    for length_s in OUTAGES_S:
+        for lagged in (False, True):
+            part = judged.of(length_s, lagged)
+            if not len(part.error_m):
+                continue
+            told.setdefault(f"{length_s:g} s", {})["lagged" if lagged else "newest"] = {
+                "count": len(part.error_m),
+                "ate_m": float(np.sqrt(np.mean(part.error_m**2))),
+                "median_sigma_m": float(np.median(part.sigma_m)),
+                "region_95": float(np.mean(part.squared < stats.chi2.ppf(0.95, 3))),
+            }
+    region = {
+        name: float(np.mean(judged.squared[judged.lagged == lagged] < stats.chi2.ppf(0.95, 3)))
+        for name, lagged in (("newest", False), ("lagged", True))
+    }
+    return {"outages": told, "region_95": region}
+
+
+def reductions(told: Mapping[str, dict]) -> dict:
+    """Return by how much our error is below that of the best constant covariance, and verdicts."""
+    ours, constant = told[OURS]["outages"], told[CONSTANT]["outages"]
+    by_length = {
+        length: {
+            end: 1 - ours[length][end]["ate_m"] / constant[length][end]["ate_m"]
+            for end in ours[length]
+        }
+        for length in ours
+    }
+    every = [v for ends in by_length.values() for v in ends.values()]
+    low, high = ASKED_COVERAGE
+    region = told[OURS]["region_95"]
+    return {
+        "by_outage": by_length,
+        "met": {
+            "error_20_percent_lower_everywhere": min(every) >= ASKED_REDUCTION,
+            "region_95_holds_90_to_98_percent": all(low <= v <= high for v in region.values()),
+        },
+    }
+
+
+def treatments(
+    artifact: Path, train: Sequence[Run], validation: Sequence[Run], best: Array
+) -> dict[str, Treatment]:
+    """Return what is compared: a covariance and, apart from it, knowing how long errors last."""
+    plain = second_moment(train)
+    return {
+        CONSTANT: Treatment(white_errors(), best),
+        "constant, errors that last": Treatment(
+            errors_that_last(artifact, validation, plain), plain
+        ),
+        "ours, called white": Treatment(white_errors()),
+        OURS: Treatment(errors_that_last(artifact, validation, None)),
+    }
+
+
+def described(name: str, artifact: Path, judged: dict[str, Judged], runs: Sequence[Run]) -> dict:
+    told = {k: figures(j) for k, j in judged.items()}
+    return {
+        "measured_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "data": name,
+        "evaluated_on": [run.name for run in runs],
+        "artifact_sha256": read_description(artifact)["sha256"],
+        "treatments": told,
+        "lower_by": reductions(told),
+    }
+
+
+def told_model(model: ErrorModel) -> dict:
+    return {
+        "fast": {"time_s": model.fast.time_s, "share": model.fast.share},
+        "slow": {"time_s": model.slow.time_s, "share": model.slow.share},
+        "epistemic_time_s": model.epistemic_time_s,
+    }
+
+
+def draw(path: Path, judged: Mapping[str, Judged], title: str) -> None:
+    """Write a PNG: errors and coverage by length of outage, for every treatment."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure.suptitle(f"Fixed-lag smoothing through GPS outages ({title})")
+    axes = figure.subplots(2, 2, sharex=True)
+    told = {name: figures(j)["outages"] for name, j in judged.items()}
+    for column, end in enumerate(("newest", "lagged")):
+        for n, (name, by_length) in enumerate(told.items()):
+            place = np.arange(len(by_length)) + 0.2 * (n - 1.5)
+            error = [v[end]["ate_m"] for v in by_length.values()]
+            region = [100 * v[end]["region_95"] for v in by_length.values()]
+            axes[0, column].bar(place, error, 0.18, label=name)
+            axes[1, column].bar(place, region, 0.18)
+            axes[1, column].set_xticks(range(len(by_length)), list(by_length))
+        axes[0, column].set_title(f"{end} pose of the window")
+        axes[1, column].axhline(95, color="black", linewidth=1)
+        axes[1, column].set_xlabel("outage")
+    axes[0, 0].set_ylabel("position error in outages, RMSE (m)")
+    axes[1, 0].set_ylabel("in the 95 % region (%)")
+    axes[0, 0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    arguments = parsed()
+    known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.workers, mp_context=context) as pool:
+
+        def runs(artifact: Path, bags: Path, names: Sequence[str]) -> list[Run]:
+            jobs = [pool.submit(recorded_run, artifact, bags / n, arguments.work) for n in names]
+            return [job.result() for job in jobs]
+
+        study = Study(pool, arguments.seeds)
+        split, names = ("test", TEST) if arguments.test else ("validation", VALIDATION)
+        train, validation, evaluated = (
+            runs(arguments.artifact, arguments.bags, part) for part in (TRAIN, VALIDATION, names)
+        )
+        if "chosen" not in known or arguments.choose:
+            linear, angular, tried = study.best_scales(
+                [first(run, CHOOSING_S) for run in train], second_moment(train)
+            )
+            known["chosen"] = {"linear": linear, "angular": angular, "tried_m": tried}
+        scales = known["chosen"]["linear"], known["chosen"]["angular"]
+        best = scaled(second_moment(train), *scales)
+        compared = treatments(arguments.artifact, train, validation, best)
+        judged = study.judge(evaluated, compared)
+        known["errors_that_last"] = told_model(compared[OURS].errors)
+        title = f"semi-synthetic, {', '.join(names)}"
+        known[split] = described(title, arguments.artifact, judged, evaluated)
+        draw(arguments.out.with_suffix(".png"), judged, title)
+        if arguments.real:
+            bags, artifact = arguments.real
+            names = REAL_TEST if arguments.test else REAL_TRAIN
+            train, held, evaluated = (
+                runs(artifact, bags, part) for part in (REAL_TRAIN, REAL_VALIDATION, names)
+            )
+            best = scaled(second_moment(train), *scales)
+            judged = study.judge(evaluated, treatments(artifact, train, held, best))
+            known[f"real {split}"] = described("real", artifact, judged, evaluated)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(known, indent=1, allow_nan=False) + "\n")
+    print(json.dumps(known, indent=1))
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--bags", type=Path, required=True, help="of semi_synthetic.py")
+    parser.add_argument("--artifact", type=Path, required=True, help="fitted on training bags")
+    parser.add_argument("--work", type=Path, default=Path("out/smoother"))
+    parser.add_argument("--seeds", type=int, default=6, help="noises of the fixes per drive")
+    parser.add_argument("--choose", action="store_true", help="choose the constant anew")
+    parser.add_argument("--real", type=Path, nargs=2, metavar=("BAGS", "ARTIFACT"))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--test", action="store_true", help="evaluate on the test drives")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

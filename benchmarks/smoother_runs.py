@@ -1,0 +1,202 @@
+"""Fixes with stated noise, outages, and what a fixed-lag smoother makes of a drive with them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bayes_vio.artifact import MotionArtifact, read_description
+from bayes_vio.conventions import LINEAR
+from bayes_vio.data.bags import open_streams
+from bayes_vio.estimator import Estimator
+from bayes_vio.evaluation.play import play
+from bayes_vio.evaluation.run import Run
+from bayes_vio.evaluation.trajectory import right_error
+from bayes_vio.filters.lasting_errors import ErrorModel
+from bayes_vio.filters.smoother import SmoothedState, Smoother, SmootherSettings
+from bayes_vio.geometry import se3
+
+Array = NDArray[np.float64]
+
+# A consumer's receiver: white noise, and a Gauss-Markov part (atmosphere, multipath), per axis.
+FIX_STD_M, FIX_LASTING_STD_M, FIX_LASTING_TIME_S, FIX_INTERVAL_S = 1.5, 1.0, 60.0, 1.0
+OUTAGES_S = (10.0, 30.0, 60.0)
+# Fixes before the first outage and between two.
+BETWEEN_S = 30.0
+# The first pose is the true one with an error of this covariance.
+START_COV = np.diag([2.0, 2.0, 2.0, 0.02, 0.02, 0.1]) ** 2
+JUDGED_EVERY = 5
+
+
+@dataclass(frozen=True)
+class Outages:
+    """Times [n] (s since the first image) at which fixes stop, and for how long [n]."""
+
+    start_s: tuple[float, ...]
+    length_s: tuple[float, ...]
+
+    def length_at(self, time_s: float) -> float:
+        """Return the length of the outage that a time lies in, 0 outside of all."""
+        for start_s, length_s in zip(self.start_s, self.length_s, strict=True):
+            if start_s < time_s <= start_s + length_s:
+                return length_s
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What a smoother is told: the errors that last, one covariance [6, 6] for all increments or
+    None for each one's own."""
+
+    errors: ErrorModel
+    constant_cov: Array | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Positions judged within outages, n of them: length_s of the outage, time_s, the distance
+    error_m, squared: the error's square over its covariance; lagged: whether it is the oldest pose
+    of the window (else the newest); sigma_m: root of the covariance's trace."""
+
+    length_s: Array
+    time_s: Array
+    error_m: Array
+    squared: Array
+    sigma_m: Array
+    lagged: NDArray[np.bool_]
+
+    @staticmethod
+    def join(parts: list[Judged]) -> Judged:
+        """Concatenate."""
+        names = [f.name for f in fields(Judged)]
+        return Judged(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+
+    def of(self, length_s: float, lagged: bool) -> Judged:
+        """Return those of one length of outage and one end of the window."""
+        rows = (self.length_s == length_s) & (self.lagged == lagged)
+        return Judged(*(getattr(self, f.name)[rows] for f in fields(Judged)))
+
+
+def recorded_run(artifact: Path, bag: Path, work: Path) -> Run:
+    """Return what the estimator says of a bag; kept in the work folder."""
+    sha = "".join(sorted(read_description(artifact)["sha256"].values()))
+    key = hashlib.sha256(sha.encode()).hexdigest()[:12]
+    kept = work / "runs" / f"{bag.name}-{key}.npz"
+    names = [f.name for f in fields(Run) if f.name not in ("name", "counters", "features")]
+    if kept.exists():
+        with np.load(kept) as z:
+            values = {name: z[name] for name in names}
+        values["unreferenced"] = int(values["unreferenced"])
+        return Run(name=bag.name, counters={}, **values)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    streams, loaded = open_streams(bag), MotionArtifact.load(artifact)
+    run = play(Estimator(loaded, camera=streams.camera, extrinsics=streams.extrinsics), streams)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(kept, **{name: getattr(run, name) for name in names})
+    return replace(run, name=bag.name)
+
+
+def outages(run: Run, turn: int, lengths_s: tuple[float, ...] = OUTAGES_S) -> Outages:
+    """Return outages of all lengths in turn, those that end 5 s before the drive does.
+
+    turn: which length is first.
+    """
+    start_s, found = min(BETWEEN_S, 0.4 * float(run.time_s[-1])), []
+    for k in range(len(run)):
+        length_s = lengths_s[(turn + k) % len(lengths_s)]
+        if start_s + length_s + 5 > run.time_s[-1]:
+            break
+        found.append((start_s, length_s))
+        start_s += length_s + BETWEEN_S
+    return Outages(tuple(s for s, _ in found), tuple(n for _, n in found))
+
+
+def fixes(run: Run, where: Outages, seed: int) -> list[tuple[int, Array]]:
+    """Return stamps (ns) and positions [3] (m) at 1 Hz outside of outages, with stated noise."""
+    rng = np.random.default_rng(seed)
+    keep = np.exp(-FIX_INTERVAL_S / FIX_LASTING_TIME_S)
+    lasting, found, next_s = rng.normal(size=3), [], 0.0
+    for time_s, stamp_ns, T in zip(run.time_s, run.stamp_ns, run.T_world_base, strict=True):
+        if time_s < next_s:
+            continue
+        next_s += FIX_INTERVAL_S
+        lasting = keep * lasting + np.sqrt(1 - keep**2) * rng.normal(size=3)
+        noise = FIX_LASTING_STD_M * lasting + FIX_STD_M * rng.normal(size=3)
+        if not where.length_at(float(time_s)):
+            found.append((int(stamp_ns), T[:3, 3] + noise))
+    return found
+
+
+def fuse(run: Run, treatment: Treatment, turn: int, seed: int) -> Judged:
+    """Run the smoother over a drive with outages, and judge its positions in them."""
+    where = outages(run, turn)
+    rng = np.random.default_rng(1000 + seed)
+    T_start = run.T_world_earlier[0] @ _start_error(rng)
+    smoother = Smoother(
+        SmootherSettings(errors=treatment.errors), int(run.earlier_stamp_ns[0]), T_start, START_COV
+    )
+    for stamp_ns, position in fixes(run, where, seed):
+        smoother.add_fix(stamp_ns, position, FIX_STD_M**2 * np.eye(3))
+    row_at = {int(stamp_ns): row for row, stamp_ns in enumerate(run.stamp_ns)}
+    found, judged = [], set()
+    for k in range(len(run)):
+        noise_cov, epistemic_cov = run.noise_cov[k], run.epistemic_cov[k]
+        if treatment.constant_cov is not None:
+            noise_cov, epistemic_cov = treatment.constant_cov, np.zeros((6, 6))
+        stamps = int(run.earlier_stamp_ns[k]), int(run.stamp_ns[k])
+        smoother.add_motion(*stamps, run.T_earlier_later[k], noise_cov, epistemic_cov)
+        for lagged in (False, True):
+            row = row_at.get(smoother.stamps_ns[0 if lagged else -1])
+            if row is None or row % JUDGED_EVERY or (row, lagged) in judged:
+                continue
+            if length_s := where.length_at(float(run.time_s[row])):
+                judged.add((row, lagged))
+                state = smoother.oldest() if lagged else smoother.newest()
+                found.append((length_s, run.time_s[row], *_judge(state, run, row), lagged))
+    table = np.array(found, np.float64).reshape(-1, 6)
+    return Judged(*table.T[:5], lagged=table[:, 5] == 1)
+
+
+def _start_error(rng: np.random.Generator) -> Array:
+    xi = rng.multivariate_normal(np.zeros(6), START_COV)
+    return se3.exp(torch.from_numpy(xi)).numpy()
+
+
+def _judge(state: SmoothedState, run: Run, row: int) -> tuple[float, float, float]:
+    error = (run.T_world_base[row] - state.T_world_base)[:3, 3]
+    R = state.T_world_base[:3, :3]
+    cov = R @ state.cov[LINEAR, LINEAR] @ R.T
+    squared = error @ np.linalg.solve(cov, error)
+    return float(np.linalg.norm(error)), float(squared), float(np.sqrt(np.trace(cov)))
+
+
+def first(run: Run, duration_s: float) -> Run:
+    """Return the first seconds of a run."""
+    n = int(np.sum(run.time_s <= duration_s))
+    arrays: dict[str, Any] = {
+        f.name: value[:n]
+        for f in fields(Run)
+        if isinstance(value := getattr(run, f.name), np.ndarray)
+    }
+    return replace(run, **arrays)
+
+
+def increment_errors(run: Run) -> Array:
+    """Return the right errors [n, 6] of a run's increments (m, rad)."""
+    truth = np.linalg.inv(run.T_world_earlier) @ run.T_world_base
+    return right_error(run.T_earlier_later, truth)
+
+
+def standardised(run: Run, constant_cov: Array | None = None) -> tuple[Array, float]:
+    """Return the errors over their noise's sigma [n, 6], and the interval between frames (s)."""
+    cov = run.noise_cov if constant_cov is None else constant_cov[None]
+    std = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
+    return increment_errors(run) / std, float(np.median(run.dt_s))

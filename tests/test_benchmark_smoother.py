@@ -1,0 +1,99 @@
+"""What the smoother's benchmark does to a drive before and after the smoother."""
+
+import json
+
+import numpy as np
+import pytest
+from smoother import CONSTANT, OURS, draw, figures, reductions, scaled, second_moment
+from smoother_runs import (
+    FIX_LASTING_STD_M,
+    FIX_STD_M,
+    Judged,
+    Outages,
+    Treatment,
+    first,
+    fixes,
+    fuse,
+    increment_errors,
+    outages,
+)
+
+from bayes_vio.filters.lasting_errors import ErrorModel
+from tests.evaluation.synthetic import synthetic_run
+
+WHITE = ErrorModel(fix_std_m=1.0)
+
+
+def test_outages_come_in_turn_and_leave_fixes_between():
+    run = synthetic_run(3000)
+    for turn, order in ((0, (10, 30, 60)), (2, (60, 10, 30))):
+        where = outages(run, turn)
+        assert where.length_s[:3] == order
+        starts, ends = np.array(where.start_s), np.add(where.start_s, where.length_s)
+        np.testing.assert_allclose(starts[1:] - ends[:-1], 30)
+        assert ends[-1] < run.time_s[-1]
+    short = outages(first(run, 28), 0)
+    assert short.length_s == (10,)
+
+
+def test_fixes_have_the_stated_noise_and_stop_in_outages():
+    run = synthetic_run(3000)
+    at = {int(ns): k for k, ns in enumerate(run.stamp_ns)}
+    errors = np.array([
+        position - run.T_world_base[at[stamp_ns], :3, 3]
+        for seed in range(20)
+        for stamp_ns, position in fixes(run, Outages((), ()), seed)
+    ])  # fmt: skip
+    assert errors.std() == pytest.approx(np.hypot(FIX_STD_M, FIX_LASTING_STD_M), rel=0.05)
+    where = outages(run, 0)
+    given = fixes(run, where, 0)
+    assert all(not where.length_at(float(run.time_s[at[ns]])) for ns, _ in given)
+    assert len(given) < len(fixes(run, Outages((), ()), 0))
+
+
+def test_first_seconds_of_a_run_are_a_run():
+    run = first(synthetic_run(500), 12.0)
+    assert run.time_s[-1] <= 12.0
+    assert len(run.T_world_base) == len(run) == len(run.state)
+
+
+def test_constant_covariance_is_that_of_the_errors_and_scales_by_sigma():
+    run = synthetic_run(2000)
+    cov = second_moment([run, run])
+    np.testing.assert_allclose(cov, np.cov(increment_errors(run).T, bias=True), atol=1e-5)
+    std = np.sqrt(np.diag(scaled(cov, 2.0, 3.0)) / np.diag(cov))
+    np.testing.assert_allclose(std, [2, 2, 2, 3, 3, 3])
+
+
+def test_positions_in_an_outage_are_judged_with_a_true_covariance():
+    pytest.importorskip("gtsam", reason="GTSAM is not installed: pip install the extra `smoother`")
+    run = first(synthetic_run(1000), 75)
+    judged = Judged.join([fuse(run, Treatment(WHITE), 0, seed) for seed in range(2)])
+    assert set(judged.length_s) == {10.0}
+    told = figures(judged)["outages"]["10 s"]
+    for end in ("newest", "lagged"):
+        assert told[end]["count"] >= 20
+        assert told[end]["region_95"] >= 0.6
+        assert told[end]["ate_m"] < 5
+    cautious = fuse(run, Treatment(WHITE, 0.04 * np.eye(6)), 0, 0)
+    assert np.median(cautious.sigma_m) > 1.5 * np.median(judged.sigma_m)
+
+
+def judged(error_m: float, squared: float) -> Judged:
+    """Return both ends of a window in every outage, with one error."""
+    length_s, lagged = np.repeat([10.0, 30.0, 60.0], 20), np.tile([False, True], 30)
+    n = len(lagged)
+    inside = np.where(np.arange(n) % 20 < 2, 100.0, squared)
+    return Judged(length_s, np.zeros(n), np.full(n, error_m), inside, np.ones(n), lagged)
+
+
+def test_verdicts_and_picture(tmp_path):
+    told = {CONSTANT: figures(judged(5.0, 1.0)), OURS: figures(judged(3.9, 1.0))}
+    lower = reductions(told)
+    assert lower["by_outage"]["30 s"]["lagged"] == pytest.approx(0.22)
+    assert all(lower["met"].values())
+    told[OURS] = figures(judged(4.1, 50.0))
+    assert not any(reductions(told)["met"].values())
+    json.dumps(told, allow_nan=False)
+    draw(tmp_path / "smoother.png", {CONSTANT: judged(5, 1), OURS: judged(3.9, 1)}, "made up")
+    assert (tmp_path / "smoother.png").stat().st_size > 10_000
