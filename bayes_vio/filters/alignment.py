@@ -24,7 +24,7 @@ class FixAlignment:
     distance_m: how far the fixes must spread. yaw_std_max_rad: how well they must tell it. The
     yaw is the least-squares rotation of the centred horizontal tracks,
 
-        yaw = atan2(sum u x v, sum u . v),    var = sigma^2 / sum |u|^2,                       (F6)
+        yaw = atan2(sum u x v, sum u . v),    var = sigma^2 / sum |u|^2,                       (F7)
 
     u of the odometry, v of the fixes, sigma^2 the fixes' mean horizontal variance. Both frames
     have z up; the odometry's drift over the distance is neglected.

@@ -1,13 +1,14 @@
 """Predict and update the small filter's state: an error-state EKF on SE(3), right perturbation.
 
 The twist nu is that of a car pushed by white accelerations, with a decay so slow that it only
-bounds the twist's variance where nothing is measured; z are stationary Gauss-Markov processes:
+bounds the twist's variance where nothing is measured; errors that last are Gauss-Markov processes
+(F4 in ``lasting``, and z_f, whose variance stays 1):
 
-    T' = T exp(a nu),    nu' = r nu + w,    z' = R z + (1 - R^2)^(1/2) w                       (F1)
+    T' = T exp(a nu),    nu' = r nu + w,    z_f' = R z_f + (1 - R^2)^(1/2) w                   (F1)
     tau = 2 bound^2 / density^2,  r = exp(-dt / tau),  a = tau (1 - r)                         (F2)
-    d' = Ad(exp(-a nu)) d + a J_r(a nu) e + w,    Cov(w) = density^2 [dt^3/3, dt^2/2; ., dt]   (F3)
+    d' = Ad(exp(-a nu)) d + a J_r(a nu) e + w,    Cov(w) ~ density^2 [dt^3/3, dt^2/2; ., dt]   (F3)
 
-with d the pose's right perturbation and e the twist's error. Measurements are F4 and F5 in
+with d the pose's right perturbation and e the twist's error. Measurements are F5 and F6 in
 ``measurements``. A lasting error is one state over all measurements, so that its covariance is
 not taken for new information each time. Source of the error-state form: Sola et al. (2018),
 "A micro Lie theory for state estimation in robotics", section V.
@@ -58,11 +59,12 @@ def _step(state: EkfState, dt_s: float, settings: EkfSettings) -> EkfState:
     tau_s = settings.twist_decay_s
     r = np.exp(-dt_s / tau_s)
     moved = torch.from_numpy(tau_s * (1 - r) * state.twist)
-    memory = whitened_memory(dt_s, settings)
+    memory = lasting_memory(dt_s, settings)
     F = np.diag(np.concatenate([np.zeros(6), r, memory]))
     F[POSE, POSE] = se3.adjoint(se3.exp(-moved)).numpy()
     F[POSE, TWIST] = se3.right_jacobian(moved).numpy() * (tau_s * (1 - r))
-    cov = F @ state.cov @ F.T + _process_cov(dt_s, settings, r, memory)
+    cov = F @ state.cov @ F.T + _process_cov(state, dt_s, settings, r, memory)
+    noise, model = state.noise_part, state.model_part
     return EkfState(
         stamp_ns=state.stamp_ns,
         T_world_base=orthonormal(state.T_world_base @ se3.exp(moved).numpy()),
@@ -71,11 +73,13 @@ def _step(state: EkfState, dt_s: float, settings: EkfSettings) -> EkfState:
         model_error=F[MODEL_ERROR, MODEL_ERROR] @ state.model_error,
         fix_error=F[FIX_ERROR, FIX_ERROR] @ state.fix_error,
         cov=symmetric(cov),
+        noise_part=None if noise is None else noise.aged(memory[:6]),
+        model_part=None if model is None else model.aged(memory[6:12]),
     )
 
 
-def whitened_memory(dt_s: float, settings: EkfSettings) -> Array:
-    """Return the diagonal [15] of R of F1 over noise, model and fix error."""
+def lasting_memory(dt_s: float, settings: EkfSettings) -> Array:
+    """Return the diagonal [15] of R over noise, model and fix error."""
     tau_s = np.concatenate(
         [
             settings.noise_correlation.time_s,
@@ -86,15 +90,28 @@ def whitened_memory(dt_s: float, settings: EkfSettings) -> Array:
     return np.where(tau_s > 0, np.exp(-dt_s / np.where(tau_s > 0, tau_s, 1.0)), 0.0)
 
 
-def _process_cov(dt_s: float, settings: EkfSettings, r: Array, memory: Array) -> Array:
-    density_squared = np.array(settings.acceleration_density) ** 2
+def _process_cov(
+    state: EkfState, dt_s: float, settings: EkfSettings, r: Array, memory: Array
+) -> Array:
+    density_squared, tau_s = np.array(settings.acceleration_density) ** 2, settings.twist_decay_s
     Q = np.zeros((SIZE, SIZE))
-    Q[POSE, POSE] = np.diag(density_squared * dt_s**3 / 3)
-    Q[POSE, TWIST] = Q[TWIST, POSE] = np.diag(density_squared * dt_s**2 / 2)
-    Q[TWIST, TWIST] = np.diag(settings.twist_std_bound**2 * (1 - r**2))
-    whitened = np.arange(TWIST.stop, SIZE)
-    Q[whitened, whitened] = 1 - memory**2
+    Q[POSE, POSE] = np.diag(density_squared * _moved_var(dt_s, tau_s))
+    Q[POSE, TWIST] = Q[TWIST, POSE] = np.diag(density_squared * (tau_s * (1 - r)) ** 2 / 2)
+    Q[TWIST, TWIST] = np.diag(density_squared * tau_s * (1 - r**2) / 2)
+    if state.noise_part is not None and state.model_part is not None:
+        Q[NOISE_ERROR, NOISE_ERROR] = state.noise_part.driven(memory[:6])
+        Q[MODEL_ERROR, MODEL_ERROR] = state.model_part.driven(memory[6:12])
+    Q[FIX_ERROR, FIX_ERROR] = np.diag(1 - memory[12:] ** 2)
     return Q
+
+
+def _moved_var(dt_s: float, tau_s: Array) -> Array:
+    """Return the variance of the integral of nu over dt, per density^2: dt^3 / 3 for small dt."""
+    u = dt_s / tau_s
+    r = np.exp(-u)
+    closed = tau_s**3 * (u - 2 * (1 - r) + (1 - r**2) / 2)
+    series = dt_s**3 * (1 / 3 - u / 4 + 7 * u**2 / 60)  # the closed form cancels there
+    return np.where(u < 1e-2, series, closed)
 
 
 def update(state: EkfState, innovation: Innovation) -> EkfState:

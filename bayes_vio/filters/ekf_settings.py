@@ -26,7 +26,7 @@ class EkfSettings:
     # How the twist changes between measurements: the density of a white acceleration along x, y,
     # z (m/s^2 per sqrt Hz) and about them (rad/s^2 per sqrt Hz), and the twist's largest standard
     # deviations, which it reaches if nothing is measured any more.
-    acceleration_density: tuple[float, ...] = (1.0, 0.3, 0.3, 0.1, 0.1, 0.2)
+    acceleration_density: tuple[float, ...] = (3.0, 0.05, 0.1, 0.06, 0.06, 0.1)
     speed_bound_m_s: float = 30.0
     angular_rate_bound_rad_s: float = 1.0
 
@@ -82,6 +82,12 @@ class EkfSettings:
         """Return the covariance [6, 6] of the pose at which the filter starts (m, rad)."""
         std = np.repeat([self.initial_position_std_m, self.initial_angle_std_rad], 3)
         return np.diag(std**2)
+
+    def split_noise(self, noise_cov: Array) -> tuple[Array, Array]:
+        """Return white and lasting part [6, 6] of a noise; axes without a time are white."""
+        times, share = self.noise_correlation.time_s, self.noise_correlation.share
+        kept = tuple(s if t > 0 else 0.0 for t, s in zip(times, share, strict=True))
+        return NoiseCorrelation(times, kept).split(noise_cov)
 
     @property
     def twist_decay_s(self) -> Array:

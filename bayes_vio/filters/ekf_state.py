@@ -4,8 +4,8 @@ The error [27] is, in this order, that of
 
     pose         T_world_base = T exp(d)                      d [6]      m, rad
     twist        of base_link                                 [6]        m/s, rad/s
-    noise error  the lasting part of the twists' noise        z_n [6]    whitened, N(0, 1) a priori
-    model error  the epistemic error of the twists            z_m [6]    whitened, N(0, 1) a priori
+    noise error  the lasting part of the twists' noise        [6]        m/s, rad/s
+    model error  the epistemic error of the twists            [6]        m/s, rad/s
     fix error    the slowly varying part of the fixes' error  z_f [3]    whitened, N(0, 1) a priori
 """
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bayes_vio.conventions import ANGULAR, LINEAR
 from bayes_vio.filters.covariance import bounded
+from bayes_vio.filters.lasting import LastingPart
 from bayes_vio.geometry import se3
 
 Array = NDArray[np.float64]
@@ -38,8 +39,9 @@ ATTITUDE = ANGULAR
 class EkfState:
     """The mean of every part at one stamp, and the joint covariance [27, 27] of their errors.
 
-    T_world_base [4, 4]; twist [6] of base_link (m/s, rad/s); noise_error [6], model_error [6] and
-    fix_error [3] whitened. The pose's error is a right perturbation, all others are differences.
+    T_world_base [4, 4]; twist [6] of base_link, noise_error [6], model_error [6] (m/s, rad/s) and
+    fix_error [3], whitened. The pose's error is a right perturbation, all others are differences.
+    noise_part and model_part say how large the two errors are a priori; None before any twist.
     """
 
     stamp_ns: int
@@ -49,11 +51,17 @@ class EkfState:
     model_error: Array
     fix_error: Array
     cov: Array
+    noise_part: LastingPart | None = None
+    model_part: LastingPart | None = None
 
     @staticmethod
     def started(stamp_ns: int, T_world_base: Array, pose_cov: Array, twist_std: Array) -> EkfState:
-        """Return a state at a pose with its right covariance [6, 6], the twist 0 +- twist_std."""
-        cov = np.eye(SIZE)
+        """Return a state at a pose with its right covariance [6, 6], the twist 0 +- twist_std.
+
+        The errors of the twists are not known yet: the first twist says how large they may be.
+        """
+        cov = np.zeros((SIZE, SIZE))
+        cov[FIX_ERROR, FIX_ERROR] = np.eye(3)
         cov[POSE, POSE] = pose_cov
         cov[TWIST, TWIST] = np.diag(twist_std**2)
         return EkfState(
@@ -95,6 +103,18 @@ class EkfState:
         cov[part, :], cov[:, part] = 0.0, 0.0
         cov[part, part] = part_cov
         return replace(self, cov=cov)
+
+    def with_lasting(self, noise_cov: Array, model_cov: Array) -> EkfState:
+        """Return the state told how large the lasting errors of the newest twist are [6, 6]."""
+        if self.noise_part is None or self.model_part is None:
+            known = self.forgotten(NOISE_ERROR, noise_cov).forgotten(MODEL_ERROR, model_cov)
+            parts = LastingPart.of(noise_cov), LastingPart.of(model_cov)
+            return replace(known, noise_part=parts[0], model_part=parts[1])
+        return replace(
+            self,
+            noise_part=self.noise_part.driven_by(noise_cov),
+            model_part=self.model_part.driven_by(model_cov),
+        )
 
     def bounded(self, pose_std_bound: Array) -> EkfState:
         """Return the state with the pose's standard deviations [6] brought back to a bound."""

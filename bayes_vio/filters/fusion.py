@@ -187,7 +187,8 @@ class MotionFilter:
         later, self._steps = self._steps[place:], self._steps[:place]
         fed = self._judge(measurement)
         for step in later:
-            self._append(step.measurement, self._at(step.measurement.stamp_ns), step.applied)
+            state = step.measurement.told(self._at(step.measurement.stamp_ns), self.settings)
+            self._append(step.measurement, state, step.applied)
         self._drop_old()
         return fed
 
@@ -195,7 +196,8 @@ class MotionFilter:
         return predict(self._kept[1], stamp_ns, self.settings)
 
     def _judge(self, measurement: Measurement) -> Fed:
-        state, source = self._at(measurement.stamp_ns), measurement.source
+        source = measurement.source
+        state = measurement.told(self._at(measurement.stamp_ns), self.settings)
         innovation = measurement.innovation(state, self.settings)
         nis, S = mahalanobis_squared(innovation, state), innovation.cov(state)
         outcome = self._verdict(nis, len(innovation.value), source)

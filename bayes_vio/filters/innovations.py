@@ -119,12 +119,12 @@ class InnovationMonitor:
         """The window of every source of which innovations were averaged."""
         return self._windows
 
-    def inconsistent(self, fewest: int) -> tuple[Hashable, ...]:
-        """Return the sources whose mean NIS lies outside its band, of those with so many."""
+    def overconfident(self, fewest: int) -> tuple[Hashable, ...]:
+        """Return the sources whose mean NIS lies above its band, of those with so many."""
         return tuple(
             source
             for source, window in self._windows.items()
-            if len(window) >= fewest and not window.consistent
+            if len(window) >= fewest and window.mean > window.band[1]
         )
 
     def rejected_share(self, source: Hashable) -> float:

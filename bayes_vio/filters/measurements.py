@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bayes_vio.filters.covariance import CovarianceError, check_spd, symmetric_sqrt
+from bayes_vio.filters.covariance import CovarianceError, check_spd
 from bayes_vio.filters.ekf_settings import EkfSettings
 from bayes_vio.filters.ekf_state import (
     ATTITUDE,
@@ -25,6 +25,9 @@ from bayes_vio.filters.published import mean_twist, mean_twist_cov
 from bayes_vio.geometry import so3
 
 Array = NDArray[np.float64]
+
+# Of a noise that lasts altogether, so much is white: an innovation's covariance is inverted.
+_LEAST_WHITE = 1e-6
 
 
 class Source(Enum):
@@ -102,14 +105,33 @@ class TwistMeasurement:
         middle_ns = (earlier_stamp_ns + stamp_ns) // 2
         return TwistMeasurement(middle_ns, mean_twist(T_earlier_later, dt_s), covs[0], covs[1])
 
+    def told(self, state: EkfState, settings: EkfSettings) -> EkfState:
+        """Return the state at this stamp, told how large this twist's lasting errors are."""
+        _, noise_cov, model_cov = self._parts(settings)
+        return state.with_lasting(noise_cov, model_cov)
+
     def innovation(self, state: EkfState, settings: EkfSettings) -> Innovation:
-        """Return y - (nu + C_n z_n + C_m z_m), C the roots of the parts that last (F4)."""
-        white_cov, lasting_cov = settings.noise_correlation.split(self.noise_cov)
-        C_noise, C_model = symmetric_sqrt(lasting_cov), symmetric_sqrt(self.epistemic_cov)
+        """Return y - (nu + m_noise + m_model) of a state that was told (F5).
+
+        White are the noise's white part, and what the lasting parts have beyond their states.
+        """
+        white_cov, noise_cov, model_cov = self._parts(settings)
+        assert state.noise_part is not None
+        assert state.model_part is not None
+        white_cov = white_cov + state.noise_part.white_rest(noise_cov)
+        white_cov = white_cov + state.model_part.white_rest(model_cov)
         H = np.zeros((6, SIZE))
-        H[:, TWIST], H[:, NOISE_ERROR], H[:, MODEL_ERROR] = np.eye(6), C_noise, C_model
-        predicted = state.twist + C_noise @ state.noise_error + C_model @ state.model_error
+        H[:, TWIST] = H[:, NOISE_ERROR] = H[:, MODEL_ERROR] = np.eye(6)
+        predicted = state.twist + state.noise_error + state.model_error
         return Innovation(self.twist - predicted, H, white_cov)
+
+    def _parts(self, settings: EkfSettings) -> tuple[Array, Array, Array]:
+        """Return the covariances [6, 6] of the white, the lasting and the model's error."""
+        white_cov, noise_cov = settings.split_noise(self.noise_cov)
+        white_cov = white_cov + _LEAST_WHITE * self.noise_cov
+        if settings.epistemic_correlation_s:
+            return white_cov, noise_cov, self.epistemic_cov
+        return white_cov + self.epistemic_cov, noise_cov, np.zeros((6, 6))
 
 
 @dataclass(frozen=True)
@@ -132,8 +154,12 @@ class PositionFix:
             raise CovarianceError("a fix's covariance must be 3x3")
         check_spd(self.cov, "the fix's covariance")
 
+    def told(self, state: EkfState, settings: EkfSettings) -> EkfState:  # noqa: ARG002
+        """Return the state as it is: a fix says nothing about its prior."""
+        return state
+
     def innovation(self, state: EkfState, settings: EkfSettings) -> Innovation:
-        """Return y - (p + R a + s z_f), a the antenna in base_link, s its lasting error (F5)."""
+        """Return y - (p + R a + s z_f), a the antenna in base_link, s its lasting error (F6)."""
         antenna, lasting_std = np.array(settings.antenna_position_m), settings.fix_lasting_std_m
         R, p = state.T_world_base[:3, :3], state.T_world_base[:3, 3]
         H = np.zeros((3, SIZE))

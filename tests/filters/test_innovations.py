@@ -66,8 +66,8 @@ def test_the_monitor_keeps_sources_apart_and_outliers_out():
         monitor.add("twist", np.full(6, 1e6), np.eye(6), accepted=False)
     assert monitor.windows["twist"].consistent
     assert len(monitor.windows["fix"]) == 50
-    assert monitor.inconsistent(30) == ("fix",)
-    assert monitor.inconsistent(51) == ()
+    assert monitor.overconfident(30) == ("fix",)
+    assert monitor.overconfident(51) == ()
     assert monitor.rejected_share("twist") == pytest.approx(0.2)
     assert monitor.rejected_share("fix") == monitor.rejected_share("none") == 0.0
     monitor.clear()
