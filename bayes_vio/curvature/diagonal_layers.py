@@ -106,9 +106,9 @@ class GroupedConvLayer(Layer):
         """Return some rows of the jacobian."""
         return self.jacobian(features[:, :, rows], gradients[..., rows])
 
-    def numbers_per_datum(self, n_gradients: int) -> int:
-        """Return how large one datum's temporary arrays are: its features."""
-        return n_gradients * self.shape[1]
+    def numbers_per_datum(self, n_gradients: int, n_columns: int) -> int:
+        """Return how large one datum's largest array is: its features, column by column."""
+        return n_columns * n_gradients * self.shape[1]
 
 
 class EmbeddingLayer(Layer):
@@ -177,9 +177,9 @@ class EmbeddingLayer(Layer):
         sums.index_add_(0, places, by_position)
         total.index_add_(0, keys % d_out, sums.square().sum(1).to(total.dtype))
 
-    def numbers_per_datum(self, n_gradients: int) -> int:
-        """Return how large one datum's temporary arrays are: its gradients."""
-        return n_gradients
+    def numbers_per_datum(self, n_gradients: int, n_columns: int) -> int:
+        """Return how large one datum's largest array is: its gradients."""
+        return n_columns * n_gradients
 
     def _rows(self, weight: Tensor) -> Tensor:
         padding = self.module.padding_idx

@@ -86,22 +86,53 @@ def _diagonalise(factor: Tensor, tie: Tensor, resolution: float) -> tuple[Tensor
 
 
 class CorrectedEigenvalueSums:
-    """Sums over data of (Q_g^T dW_r Q_a)^2 [d_out, d_in] of one layer (E3)."""
+    """Sums over data of (Q_g^T dW_r Q_a)^2 [d_out, d_in] of one layer (E3), and where they are
+    asked for, of dW_r^2 as well (E4)."""
 
-    def __init__(self, layer: Layer, basis: Eigenbasis):
+    def __init__(self, layer: Layer, basis: Eigenbasis, with_diagonal: bool = False):
         dtype = layer.module.weight.dtype
         self._layer = layer
         self._Q_g, self._Q_a = basis.Q_g.to(dtype), basis.Q_a.to(dtype)
         self._sum = layer.zeros(*layer.shape)
+        self._diagonal = layer.zeros(*layer.shape) if with_diagonal else None
 
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:  # noqa: ARG002
-        """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out]."""
-        self._layer.add_squares(self._sum, features @ self._Q_a, gradients @ self._Q_g)
+        """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out].
+
+        Where positions outnumber what comes back to them, it is cheaper to turn dW itself.
+        """
+        n_columns, n_positions, d_out = gradients.shape[1:]
+        if n_positions > n_columns * d_out:
+            self._add_turned(features, gradients)
+            return
+        if self._diagonal is not None:
+            self._layer.add_squares(self._diagonal, features, gradients)
+        self._layer.add_squares(self._sum, features @ self._Q_a, _turned(gradients, self._Q_g))
+
+    def _add_turned(self, features: Tensor, gradients: Tensor) -> None:
+        for J in self._layer.jacobian_parts(features, gradients):
+            turned = self._Q_g.mT @ (J @ self._Q_a).flatten(0, 1)
+            self._sum += turned.square_().sum(0)
+            if self._diagonal is not None:
+                self._diagonal += J.square_().sum((0, 1))
 
     def totals(self) -> list[Tensor]:
-        """Return the sum over data."""
-        return [self._sum]
+        """Return the sums over data."""
+        return [self._sum] if self._diagonal is None else [self._sum, self._diagonal]
 
     def mean(self, n_data: int) -> Tensor:
         """Return the corrected eigenvalues Lam [d_out, d_in], a mean over data."""
         return self._sum / n_data
+
+    def diagonal(self, n_data: int) -> Tensor:
+        """Return F_diag [d_out, d_in], a mean over data; raise ValueError if not asked for."""
+        if self._diagonal is None:
+            raise ValueError("these sums were made without the exact diagonal")
+        return self._diagonal / n_data
+
+
+def _turned(gradients: Tensor, Q: Tensor) -> Tensor:
+    """Return gradients [..., d] @ Q; those that lie with positions last stay so."""
+    if gradients.stride(-1) == 1:
+        return gradients @ Q
+    return (Q.mT @ gradients.mT.transpose(0, 1)).transpose(0, 1).mT

@@ -6,10 +6,13 @@ settings of weight sharing. All factors are means over data; G sums over the Fis
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
 from torch import Tensor
 
 from bayes_vio.curvature.diagonal import DiagonalSums
@@ -46,7 +49,10 @@ class KroneckerFactors:
 
 
 class FactorSums:
-    """Sums over data of both settings' factors and of the exact diagonal of one layer's block."""
+    """Sums over data of both settings' factors and of the exact diagonal of one layer's block.
+
+    Of the factors only what is above the diagonal is complete.
+    """
 
     def __init__(self, layer: Layer):
         d_out, d_in = layer.shape
@@ -61,17 +67,15 @@ class FactorSums:
         """
         if first_columns:
             self._add_inputs(features)
-        each, total = gradients.flatten(0, 2), gradients.sum(2).flatten(0, 1)
-        self._G[Sharing.EXPAND] += each.mT @ each
-        self._G[Sharing.REDUCE] += total.mT @ total
+        _add_outer(self._G[Sharing.EXPAND], gradients.transpose(0, 1))
+        _add_outer(self._G[Sharing.REDUCE], gradients.sum(2))
         self._diagonal.add(features, gradients, first_columns)
 
     def _add_inputs(self, features: Tensor) -> None:
         n_positions = features.shape[1]
         self._n_shared += len(features) if n_positions > 1 else 0
-        each, mean = features.flatten(0, 1), features.mean(1)
-        self._A[Sharing.EXPAND] += each.mT @ each / n_positions
-        self._A[Sharing.REDUCE] += mean.mT @ mean
+        _add_outer(self._A[Sharing.EXPAND], features, 1 / n_positions)
+        _add_outer(self._A[Sharing.REDUCE], features.mean(1))
 
     def totals(self) -> list[Tensor]:
         """Return every tensor that is a sum over data."""
@@ -110,4 +114,28 @@ class FactorSums:
 
 
 def _mean(total: Tensor, n_data: int) -> Tensor:
-    return (total + total.mT) / (2 * n_data)
+    upper = total.triu()
+    return (upper + upper.triu(1).mT) / n_data
+
+
+def _add_outer(total: Tensor, x: Tensor, weight: float = 1.0) -> None:
+    """Add the sum of weight * x x^T over all axes of x [..., d] but the last to total [d, d].
+
+    Blocks of rows, each from the diagonal on: up to three eighths of the products are left out.
+    """
+    product, d = _products(x), len(total)
+    n_blocks = min(4, max(1, d // 32))
+    bounds = [i * d // n_blocks for i in range(n_blocks + 1)]
+    for start, stop in itertools.pairwise(bounds):
+        total[start:stop, start:] += weight * product(slice(start, stop), slice(start, d))
+
+
+def _products(x: Tensor) -> Callable[[slice, slice], Tensor]:
+    """Return the function that gives x[..., rows]^T x[..., columns], summed over all else."""
+    if x.stride(-1) == 1 or x.dim() < 3 or x.device.type != "cpu":
+        flat = x.flatten(0, -2)
+        return lambda rows, columns: flat[:, rows].mT @ flat[:, columns]
+    # A convolution's, positions last: a copy with these first would cost as much as a product.
+    wide = x.mT.flatten(0, -3)
+    start = x.new_zeros(1, 1)
+    return lambda rows, columns: torch.addbmm(start, wide[:, rows], wide[:, columns].mT)

@@ -29,8 +29,13 @@ class LinearLayer(Layer):
         return g.reshape(*g.shape[:2], -1, g.shape[-1]).transpose(0, 1)
 
     def jacobian(self, features: Tensor, gradients: Tensor) -> Tensor:
-        """Return sum_s g_s a_s^T [batch, columns, d_out, d_in], gradients as they lie."""
-        return gradients.mT @ features[:, None]
+        """Return sum_s g_s a_s^T [batch, columns, d_out, d_in].
+
+        Gradients lie with d_out last: columns side by side are whole rows to copy.
+        """
+        n_columns, _, d_out = gradients.shape[1:]
+        stacked = gradients.transpose(1, 2).flatten(2).mT @ features
+        return stacked.unflatten(1, (n_columns, d_out))
 
 
 class ConvLayer(Layer):

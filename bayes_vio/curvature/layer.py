@@ -17,6 +17,9 @@ from torch import Tensor
 
 from bayes_vio.curvature.parts import Part, Piece, owner_name, piece_name
 
+# Numbers of a batch's Jacobians in work at once: 2 MB in float32 on a CPU, for its own cache.
+_JACOBIAN_NUMBERS = {"cpu": 2**19}
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -131,14 +134,28 @@ class Layer:
         """
         if self.is_kronecker and features.shape[1] == 1:
             total += gradients[:, :, 0].square().sum(1).mT @ features[:, 0].square()
-        else:
-            total += self.jacobian(features, gradients).square().sum((0, 1))
+            return
+        for J in self.jacobian_parts(features, gradients):
+            total += J.square_().sum((0, 1))
 
-    def numbers_per_datum(self, n_gradients: int) -> int:
-        """Return how large one datum's temporary arrays are, per column of the Fisher."""
+    def jacobian_parts(self, features: Tensor, gradients: Tensor) -> Iterator[Tensor]:
+        """Yield the jacobian of a few data at a time, so that it stays in the cache."""
+        n_batch, n_columns = gradients.shape[:2]
+        numbers = n_columns * self.shape[0] * self.width(features)
+        step = max(1, _JACOBIAN_NUMBERS.get(features.device.type, 2**24) // numbers)
+        for start in range(0, n_batch, step):
+            part = slice(start, start + step)
+            yield self.jacobian(features[part], gradients[part])
+
+    def numbers_per_datum(self, n_gradients: int, n_columns: int) -> int:
+        """Return how large the largest of one datum's temporary arrays is.
+
+        ``n_gradients``: in one column of the Fisher. Without shared positions dW is not formed.
+        """
         d_out, d_in = self.shape
         n_positions = max(1, n_gradients // d_out)
-        return max(d_out * d_in, n_positions * max(d_in, d_out))
+        jacobian = n_columns * d_out * d_in if n_positions > 1 else 0
+        return max(jacobian, n_positions * d_in, n_columns * n_gradients)
 
     @property
     def resolution(self) -> float:

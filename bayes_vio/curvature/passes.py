@@ -16,9 +16,9 @@ from bayes_vio.curvature.recorder import Recorder, Recording, ordinary, recordin
 from bayes_vio.distributed import Workers
 from bayes_vio.models.likelihood import Fisher, Likelihood, cotangents, skip_labels
 
-# Numbers that one layer's temporary arrays may hold at once: on a CPU 8 MB in float32, since
+# Numbers that one layer's temporary arrays may hold at once: on a CPU 4 MB in float32, since
 # larger ones leave its cache and are mapped anew at every allocation (three times as slow).
-_CHUNK_NUMBERS = {"cpu": 2**21}
+_CHUNK_NUMBERS = {"cpu": 2**20}
 _CHUNK_NUMBERS_ELSEWHERE = 2**24
 # Columns of the Fisher whose output gradients are held at once.
 COLUMNS_AT_ONCE = 10
@@ -57,6 +57,7 @@ class Pass:
     """How the data is read: once per call of ``columns``, the same way every time.
 
     ``workers`` read a part of the data each; ``start``: how many those before this one read.
+    ``can_batch``: whether the model's backward pass can be vectorised over the Fisher's columns.
     """
 
     recorder: Recorder
@@ -67,6 +68,7 @@ class Pass:
     device: torch.device
     workers: Workers = field(default_factory=Workers)
     start: int = 0
+    can_batch: bool = False
 
     def columns(
         self, tally: Tally
@@ -95,7 +97,8 @@ class Pass:
                 skip_labels(self.likelihood, self.start, mean.shape[1], generator)
             roots = cotangents(self.fisher, self.likelihood, mean, noise, target, generator)
             for r, group in enumerate(roots.split(COLUMNS_AT_ONCE)):
-                yield r == 0, recording, recording.output_gradients(group, batched=False)
+                batched = self.can_batch and len(group) > 1
+                yield r == 0, recording, recording.output_gradients(group, batched)
 
     def total(self, tally: Tally, sums: Iterable[Tensor]) -> Tally:
         """Return what all workers read together, and add up their sums in place."""
@@ -133,7 +136,7 @@ def chunk_length(layer: Layer, n_gradients: int, n_columns: int, device: torch.d
 
     ``n_gradients``: the output gradients of one datum in one column of the Fisher.
     """
-    numbers = layer.numbers_per_datum(n_gradients) * n_columns
+    numbers = layer.numbers_per_datum(n_gradients, n_columns)
     return max(1, _CHUNK_NUMBERS.get(device.type, _CHUNK_NUMBERS_ELSEWHERE) // numbers)
 
 

@@ -144,7 +144,10 @@ def _prepared(
     recorder = Recorder(frozen, coverage.layers, coverage.copied)
     exact = kind in (Structure.KFLR, Structure.KFRA) and request.fisher is None
     fisher = Fisher.TYPE2 if exact else _fisher(request.fisher, coverage.n_outputs)
-    data = Pass(recorder, loader, chosen, fisher, request.seed, place, workers)
+    data = Pass(
+        recorder, loader, chosen, fisher, request.seed, place, workers,
+        can_batch=coverage.can_batch,
+    )  # fmt: skip
     settings = StructureSettings(
         prior_precision=per_layer(request.prior_precision, recorder.layers),
         n_outputs=coverage.n_outputs,
