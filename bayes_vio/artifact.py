@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from bayes_vio.data.samples import (
 )
 from bayes_vio.models.motion import MotionModel
 from bayes_vio.models.noise import NoiseCorrelation
+from bayes_vio.models.reliability import Reliability
 from bayes_vio.posterior import GaussianPrediction, Posterior
 from bayes_vio.posterior import storage as posterior_storage
 from bayes_vio.posterior.predictive import Prediction
@@ -66,7 +67,9 @@ class MotionArtifact:
     ``time_offset_s``: see conventions. ``epistemic_correlation_s``: correlation time of the
     epistemic error along a drive. ``noise_correlation``: how much of the noise lasts.
     ``dt_range_s``: intervals seen in training. ``metadata``: fit metrics, hashes of the bags, what
-    the posterior covers; JSON values only. Raises ArtifactError for values that no car has.
+    the posterior covers; JSON values only. ``reliability``: what is usual for the inputs; None
+    where that was not measured: then nothing is doubted. Raises ArtifactError for values that no
+    car has.
     """
 
     model: MotionModel
@@ -79,6 +82,7 @@ class MotionArtifact:
     image_statistics: ImageStatistics
     dt_range_s: tuple[float, float]
     metadata: dict[str, Any]
+    reliability: Reliability | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -148,6 +152,7 @@ class MotionArtifact:
             "noise_correlation": asdict(self.noise_correlation),
             "image_statistics": asdict(self.image_statistics),
             "dt_range_s": list(self.dt_range_s),
+            "reliability": asdict(self.reliability) if self.reliability else None,
             "metadata": self.metadata,
         }
 
@@ -260,6 +265,26 @@ def _assemble(
         image_statistics=ImageStatistics(**description["image_statistics"]),
         dt_range_s=(float(low), float(high)),
         metadata=description["metadata"],
+        reliability=_reliability(description.get("reliability")),
+    )
+
+
+def _reliability(value: dict[str, Any] | None) -> Reliability | None:
+    """Return what is usual, None where the artifact does not tell (it was not measured)."""
+    if value is None:
+        return None
+    names = {f.name for f in fields(Reliability)}
+    if value.keys() != names:
+        raise ValueError(f"its reliability tells {sorted(value)}, not {sorted(names)}")
+    return Reliability(
+        picture_mean=tuple(float(v) for v in value["picture_mean"]),
+        picture_precision=tuple(
+            tuple(float(v) for v in row) for row in value["picture_precision"]
+        ),
+        still_share=float(value["still_share"]),
+        unseen_share=float(value["unseen_share"]),
+        disagreement_std=tuple(float(v) for v in value["disagreement_std"]),
+        disagreement_response=tuple(float(v) for v in value["disagreement_response"]),
     )
 
 

@@ -29,6 +29,7 @@ from bayes_vio.data.samples import Extrinsics
 from bayes_vio.device import choose_device
 from bayes_vio.fit import measured_artifact, report_on
 from bayes_vio.models.motion import MotionModel
+from bayes_vio.models.reliability import Reliability, widened
 from bayes_vio.posterior import Posterior
 from bayes_vio.posterior.refit import Refit, RefitWatch, refit_mean
 from bayes_vio.posterior.refit_state import RefitFile
@@ -257,8 +258,14 @@ def _assemble(
     return replace(
         own,
         image_statistics=_widened(parent.image_statistics, own.image_statistics),
+        reliability=_usual_for_either(parent.reliability, own.reliability),
         dt_range_s=(min(low), max(high)),
     )
+
+
+def _usual_for_either(a: Reliability | None, b: Reliability | None) -> Reliability | None:
+    """Return what is usual where both tell it; where one does not, nothing can be called odd."""
+    return None if a is None or b is None else widened(a, b)
 
 
 def _widened(a: ImageStatistics, b: ImageStatistics) -> ImageStatistics:

@@ -37,6 +37,7 @@ from bayes_vio.training.recordings import (
     fingerprint,
     read_recordings,
 )
+from bayes_vio.training.reliability import measure_reliability
 from bayes_vio.whole_files import sole_use
 
 STRIDES = (1, 2, 3, 4, 5)
@@ -293,6 +294,7 @@ def measured_artifact(
         noise_correlation=noise,
         image_statistics=usable_bounds(brightness, sharpness),
         dt_range_s=(float(intervals_s.min()), float(intervals_s.max())),
+        reliability=measure_reliability(model, recordings.train, recordings.validation),
         metadata={
             "parameters": sum(p.numel() for p in model.parameters()),
             "time_offset_std_s": recordings.time_offset.std_s,

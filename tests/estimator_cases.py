@@ -15,6 +15,7 @@ from bayes_vio.data.image_quality import ImageStatistics
 from bayes_vio.data.samples import CameraModel, Extrinsics, MotionInput
 from bayes_vio.estimator import Estimator, MotionEstimate
 from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
+from bayes_vio.models.reliability import Reliability
 from bayes_vio.posterior.sketch import FeatureSketch
 
 START_NS = 1_700_000_000 * NS_PER_S
@@ -49,6 +50,7 @@ class KnownArtifact:
         default_factory=lambda: ImageStatistics(20.0, 240.0, 5.0)
     )
     dt_range_s: tuple[float, float] = (0.05, 0.2)
+    reliability: Reliability | None = None
     model: nn.Module = field(default_factory=lambda: nn.Linear(1, 1))
     asked: list[MotionInput] = field(default_factory=list)
     corrupt: Callable[[Prediction], Prediction] = lambda p: p

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bayes_vio.data.windows import motion_input
 from bayes_vio.estimator.coasting import Coasting
+from bayes_vio.estimator.doubt import Doubt, Doubter
 from bayes_vio.estimator.intervals import Interval
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 from bayes_vio.filters.covariance import CovarianceError, bounded, check_spd
@@ -61,6 +62,9 @@ class IncrementPredictor:
     a factor r <= dt_margin both parts by r^4, since what an unmodelled acceleration moves grows
     with dt^2.
 
+    What is unusual about the inputs widens the epistemic part (see ``doubt``), where the artifact
+    tells what is usual.
+
     Estimates without camera err alike, since speed does not show in an IMU window: their noise
     along the linear axes lasts, for unseen_speed_correlation_s.
     """
@@ -81,12 +85,17 @@ class IncrementPredictor:
         self._unseen_correlation = NoiseCorrelation(
             (unseen_s,) * 3 + usual.time_s[3:], (1.0,) * 3 + usual.share[3:]
         )
+        self._doubter: Doubter | None = None
+        if artifact.reliability is not None:
+            self._doubter = Doubter(artifact.reliability, artifact.model, view_valid, settings)
         self.reset()
 
     def reset(self) -> None:
         """Forget the velocity."""
         self._coasting = Coasting.unknown(self._settings)
         self._coasted_s = 0.0
+        if self._doubter is not None:
+            self._doubter.reset()
 
     def predict(self, interval: Interval) -> Increment:
         """Return the increment of an interval; increments must be asked for in order of time."""
@@ -97,9 +106,10 @@ class IncrementPredictor:
         if not self._usable(interval):
             return self._coast(interval, causes)
         try:
-            prediction = self._ask(interval)
+            prediction, doubt = self._ask(interval)
         except CovarianceError:
             return self._coast(interval, (*causes, Cause.MODEL_OUTPUT))
+        causes = (*causes, *doubt.causes)
         if excess > 1:
             causes = (*causes, Cause.INTERVAL_UNUSUAL)
         return self._measured(interval, prediction, excess**4, causes)
@@ -113,8 +123,11 @@ class IncrementPredictor:
         imu_share = float(interval.imu_valid.mean())
         return interval.flow is not None or imu_share >= self._settings.imu_share_min
 
-    def _ask(self, interval: Interval) -> _Prediction:
-        """Return the model's prediction; raise CovarianceError if it is not one."""
+    def _ask(self, interval: Interval) -> tuple[_Prediction, Doubt]:
+        """Return the model's prediction, and what doubt has widened it by.
+
+        Raises CovarianceError if it is no prediction.
+        """
         x = motion_input(
             interval.view,
             interval.flow,
@@ -123,21 +136,24 @@ class IncrementPredictor:
             interval.imu_valid,
             interval.dt_s,
         )
-        p, features = self._artifact.predict_features(
-            x.map(lambda t: t.to(self._device)), self._sketch
-        )
+        x = x.map(lambda t: t.to(self._device))
+        p, features = self._artifact.predict_features(x, self._sketch)
         mean, epistemic_cov, noise_cov = (
             t[0].detach().cpu().double().numpy() for t in (p.mean, p.epistemic_cov, p.noise_cov)
         )
         if not (np.abs(mean) < self._std_bound).all():
             raise CovarianceError(f"the model's mean {mean} is no motion within bounds")
         floor = self._settings.floor_std**2 * np.eye(6)
+        epistemic_cov = check_spd(epistemic_cov + floor, "the model's epistemic covariance")
+        noise_cov = check_spd(noise_cov, "the model's noise covariance")
+        doubt = Doubt() if self._doubter is None else self._doubter.judge(interval, x)
+        added = doubt.added_cov(epistemic_cov + noise_cov)
         return _Prediction(
             mean,
-            check_spd(epistemic_cov + floor, "the model's epistemic covariance"),
-            check_spd(noise_cov, "the model's noise covariance"),
+            check_spd(epistemic_cov + added, "the widened epistemic covariance"),
+            noise_cov,
             None if features is None else features[0].cpu().numpy(),
-        )
+        ), doubt
 
     def _measured(
         self, interval: Interval, p: _Prediction, inflation: float, causes: tuple[Cause, ...]

@@ -53,6 +53,9 @@ class Cause(Enum):
     IMAGE_DARK = "image_dark"
     IMAGE_BRIGHT = "image_bright"
     IMAGE_BLURRED = "image_blurred"
+    IMAGE_UNFAMILIAR = "image_unfamiliar"  # unlike the pictures of training
+    VIEW_BLIND = "view_blind"  # a part of it is covered, or outside the camera's image
+    SENSORS_DISAGREE = "sensors_disagree"  # camera and gyro tell different rotations
     INTERVAL_UNUSUAL = "interval_unusual"
     INTERVAL_OUT_OF_RANGE = "interval_out_of_range"
     MODEL_OUTPUT = "model_output"
@@ -116,6 +119,16 @@ class EstimatorSettings:
 
     # Speed is hardly seen by an IMU alone: such estimates err alike for about this long.
     unseen_speed_correlation_s: float = 5.0
+
+    # Inputs unlike those of training and validation (see models.reliability): how the covariance
+    # grows, and beyond what an interval is not nominal.
+    unfamiliar_inflation: float = 0.3  # at the distance that 5 % of validation exceeds
+    unfamiliar_distance: float = 4.0  # squared, in those units
+    blind_inflation: float = 10.0  # times the blind share of the view
+    blind_share_max: float = 0.1
+    agreement_memory_s: float = 10.0
+    agreement_interval_s: float = 0.1  # the camera alone is asked no more often
+    disagreement_max: float = 3.0  # standard deviations of validation
 
     # What the car could have done meanwhile (constant velocity; see Coasting).
     acceleration_std_m_s2: float = 3.0

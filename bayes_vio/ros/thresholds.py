@@ -79,6 +79,46 @@ THRESHOLDS: dict[str, ParameterSpec] = {
     "unseen_speed_correlation_s": _spec(
         "For how long errors of the speed stay alike where only the IMU is there", "s", 0.01, 600.0
     ),
+    "unfamiliar_inflation": _spec(
+        "By how much the variance grows for a picture at the distance from training that 5 % of "
+        "validation exceeds",
+        "1",
+        1e-6,
+        100.0,
+    ),
+    "unfamiliar_distance": _spec(
+        "Squared distance of a picture from training's, in those units, above which the state is "
+        "degraded",
+        "1",
+        0.1,
+        1e6,
+    ),
+    "blind_inflation": _spec(
+        "By how much the variance grows per blind share of the view (covered, or outside the "
+        "camera's image)",
+        "1",
+        1e-6,
+        1000.0,
+    ),
+    "blind_share_max": _spec(
+        "Blind share of the view above which the state is degraded", "1", 0.001, 1.0
+    ),
+    "agreement_memory_s": _spec(
+        "Within which time a contradiction of camera and gyro is forgotten", "s", 0.5, 600.0
+    ),
+    "agreement_interval_s": _spec(
+        "The network is asked no more often for the rotation that the camera alone tells",
+        "s",
+        0.001,
+        10.0,
+    ),
+    "disagreement_max": _spec(
+        "Contradiction of camera and gyro, over what validation shows, above which the state is "
+        "degraded",
+        "1",
+        0.1,
+        1000.0,
+    ),
     "acceleration_std_m_s2": _spec(
         "What the vehicle may accelerate while nothing is seen, standard deviation",
         "m/s^2",

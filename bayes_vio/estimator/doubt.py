@@ -1,0 +1,125 @@
+"""Doubt a prediction whose inputs are unusual: what must be added to its covariance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_vio.conventions import ANGULAR, LINEAR
+from bayes_vio.data.blind_view import StillCells, blind_share, unseen_share
+from bayes_vio.data.frames import to_grid_levels, to_unit
+from bayes_vio.data.samples import MotionInput
+from bayes_vio.estimator.intervals import Interval
+from bayes_vio.estimator.tracking import Cause, EstimatorSettings
+from bayes_vio.models.agreement import (
+    GyroWindow,
+    Network,
+    SensorAgreement,
+    camera_rotation,
+    rotation_cov_of,
+    unusual_var,
+)
+from bayes_vio.models.reliability import Reliability, picture_statistics
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What is unusual about an interval: a share of the covariance to add, and a rotation's.
+
+    rotation_cov [3, 3] (rad^2): of what camera and gyro contradict each other by.
+    """
+
+    share: float = 0.0
+    rotation_cov: Array = field(default_factory=lambda: np.zeros((3, 3)))
+    causes: tuple[Cause, ...] = ()
+
+    def added_cov(self, cov: Array) -> Array:
+        """Return what to add to a covariance [6, 6]: positive semi-definite.
+
+        How far a contradiction about rotation reaches into translation is not known: translation's
+        standard deviations grow with the square root of rotation's.
+        """
+        added = self.share * cov
+        excess = np.trace(np.linalg.solve(cov[ANGULAR, ANGULAR], self.rotation_cov)) / 3
+        added[LINEAR, LINEAR] += (np.sqrt(1 + excess) - 1) * cov[LINEAR, LINEAR]
+        added[ANGULAR, ANGULAR] += self.rotation_cov
+        return added
+
+
+class Doubter:
+    """Judge the inputs of successive intervals against what is usual (E-R1, E-R2).
+
+    view_valid [40, 128]: the share of each cell of the view that the camera sees.
+    """
+
+    def __init__(
+        self,
+        reliability: Reliability,
+        network: Network,
+        view_valid: NDArray[np.float32],
+        settings: EstimatorSettings,
+    ) -> None:
+        self._usual, self._network = reliability, network
+        self._view_valid, self._settings = view_valid, settings
+        self._unseen = unseen_share(view_valid)
+        self._still = StillCells(view_valid)
+        self._agreement = SensorAgreement(settings.agreement_memory_s)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the intervals before."""
+        self._still.reset()
+        self._agreement.reset()
+        self._picture: NDArray[np.uint8] | None = None
+        self._unasked_s = np.inf
+
+    def judge(self, interval: Interval, x: MotionInput) -> Doubt:
+        """Return the doubt about an interval, whose input to the network is x [1, ...]."""
+        share, causes = self._of_view(interval)
+        rotation_cov = np.zeros((3, 3))
+        if interval.imu_valid.all():
+            gyro = GyroWindow.of(interval.imu, interval.dt_s)
+            if interval.flow is not None:
+                self._compare(gyro, x)
+            var, unusual = self._disagreement()
+            rotation_cov = rotation_cov_of(var, gyro)
+            causes += (Cause.SENSORS_DISAGREE,) if unusual else ()
+        return Doubt(share, rotation_cov, causes)
+
+    def _of_view(self, interval: Interval) -> tuple[float, tuple[Cause, ...]]:
+        if interval.view is None:
+            self._picture = None
+            return 0.0, ()
+        usual, s = self._usual, self._settings
+        levels = to_grid_levels(interval.view)
+        if self._picture is not None:
+            self._still.add(self._picture, levels)
+        self._picture = levels
+        statistics = picture_statistics(to_unit(levels)[None], self._view_valid)
+        distance = float(usual.picture_distance(statistics)[0])
+        blind = blind_share(self._still.share, self._unseen, usual.still_share, usual.unseen_share)
+        causes = ()
+        if distance > s.unfamiliar_distance:
+            causes += (Cause.IMAGE_UNFAMILIAR,)
+        if blind > s.blind_share_max:
+            causes += (Cause.VIEW_BLIND,)
+        return s.unfamiliar_inflation * distance + s.blind_inflation * blind, causes
+
+    def _compare(self, gyro: GyroWindow, x: MotionInput) -> None:
+        """Ask the network what the camera alone tells of the rotation, now and then."""
+        self._unasked_s += gyro.dt_s
+        if self._unasked_s < self._settings.agreement_interval_s:
+            return
+        rotation, cov = camera_rotation(self._network, x)
+        weight = min(self._unasked_s, self._settings.agreement_interval_s) / gyro.dt_s
+        self._agreement.add(rotation[0], cov[0], gyro, max(1.0, weight))
+        self._unasked_s = 0.0
+
+    def _disagreement(self) -> tuple[Array, bool]:
+        theta, usual_std = self._agreement.theta, np.array(self._usual.disagreement_std)
+        var = unusual_var(theta, usual_std, np.array(self._usual.disagreement_response))
+        return var, bool((var > (self._settings.disagreement_max * usual_std) ** 2).any())

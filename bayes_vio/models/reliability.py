@@ -1,0 +1,144 @@
+"""What is usual for a motion model's inputs, and by how much its covariance grows beyond it.
+
+The posterior over weights hardly notices that a picture is unlike those of training: directions of
+the inputs that training left empty are told by no weight. So the inputs are judged beside it:
+
+- the picture, by the logarithms of its contrast and of its edges, and by its brightness. If errors
+  are linear in how far these lie from training's mean, their variance grows with the squared
+  Mahalanobis distance D^2, here in units of the one that 5 % of validation exceeds;
+- the view, by the share of it that is blind: covered, or outside the camera's image;
+- camera and gyro, by whether they contradict each other (see ``models.agreement``).
+
+The covariance C of a prediction becomes, the addition being epistemic,
+
+    C' = C (1 + u D^2 + b blind),                                                            (E-R1)
+
+with u and b chosen on validation drives under faults (`benchmarks/bad_days.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+PICTURE_STATISTICS = 4  # contrast, edges across, edges along (logarithms), brightness
+DISAGREEMENTS = 5  # gyro bias [3] (rad/s), rotation scale (1), time offset (s)
+# A picture without any contrast keeps a finite logarithm; levels are in [0, 1].
+_LEAST_CONTRAST = 2.5e-4
+_SEEN = 0.99  # of a grid cell
+# Far beyond any fit: a damaged number must not become a covariance.
+_LARGEST = 1e6
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What is usual for a model, measured when it was fitted.
+
+    picture_mean [4] and picture_precision [4, 4] of training's statistics, the latter scaled so
+    that 5 % of validation lie beyond a distance of one; still_share, the share of cells that do
+    not change for a while in 95 % of validation; unseen_share, the largest share of the view that
+    no camera of training saw; disagreement_std [5], of what validation makes camera and gyro seem
+    to contradict each other by, and disagreement_response [5], which share of such an error shows.
+    """
+
+    picture_mean: tuple[float, ...]
+    picture_precision: tuple[tuple[float, ...], ...]
+    still_share: float
+    unseen_share: float
+    disagreement_std: tuple[float, ...]
+    disagreement_response: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for numbers that no fit measures."""
+        precision = np.array(self.picture_precision, np.float64)
+        shapes = (len(self.picture_mean), precision.shape)
+        if shapes != (PICTURE_STATISTICS, (PICTURE_STATISTICS,) * 2):
+            raise ValueError(f"reliability has picture statistics of shapes {shapes}")
+        largest = max(np.abs(self.picture_mean).max(), np.abs(precision).max())
+        if not largest <= _LARGEST:  # False for NaN, too
+            raise ValueError(f"reliability has picture statistics up to {largest}")
+        if np.abs(precision - precision.T).max() > 1e-6 * np.abs(precision).max():
+            raise ValueError("reliability has a picture precision that is not symmetric")
+        if np.linalg.eigvalsh(precision).min() <= 0:
+            raise ValueError("reliability has a picture precision that is not positive definite")
+        if not (0 <= self.still_share < 1 and 0 <= self.unseen_share < 1):
+            raise ValueError("reliability has shares outside 0 to 1")
+        if len(self.disagreement_std) != DISAGREEMENTS or not _positive(self.disagreement_std):
+            raise ValueError("reliability needs five positive deviations of disagreement")
+        response = self.disagreement_response
+        if len(response) != DISAGREEMENTS or not _positive(response) or max(response) > 1:
+            raise ValueError("reliability needs five responses of disagreement in (0, 1]")
+
+    def picture_distance(self, statistics: Array) -> Array:
+        """Return D^2 [...] of picture statistics [..., 4]; above 1 for 5 % of validation."""
+        away = np.asarray(statistics, np.float64) - np.array(self.picture_mean)
+        return np.einsum("...i,ij,...j->...", away, np.array(self.picture_precision), away)
+
+
+def _positive(values: tuple[float, ...]) -> bool:
+    return bool(np.isfinite(values).all()) and min(values) > 1 / _LARGEST
+
+
+def picture_statistics(gray: NDArray[np.floating], view_valid: NDArray[np.floating]) -> Array:
+    """Return statistics [n, 4] of pictures [n, 40, 128] in [0, 1], over cells that are seen.
+
+    view_valid [40, 128]: share of each cell that the camera sees. Log standard deviation, log mean
+    absolute difference of neighbours across and along, mean. Raises ValueError where fewer than
+    two neighbouring cells are seen.
+    """
+    seen = view_valid > _SEEN
+    across, along = seen[:, 1:] & seen[:, :-1], seen[1:] & seen[:-1]
+    if not (across.any() and along.any()):
+        raise ValueError("the camera sees no two neighbouring cells of the view")
+    levels = np.asarray(gray, np.float64)
+    scales = [
+        levels[:, seen].std(1),
+        np.abs(np.diff(levels, axis=2))[:, across].mean(1),
+        np.abs(np.diff(levels, axis=1))[:, along].mean(1),
+    ]
+    logs = [np.log(scale + _LEAST_CONTRAST) for scale in scales]
+    return np.stack([*logs, levels[:, seen].mean(1)], axis=1)
+
+
+def fit_picture(training: Array, validation: Array) -> tuple[Array, Array]:
+    """Return mean [4] and scaled precision [4, 4] of picture statistics [n, 4], [m, 4].
+
+    Scaled so that 95 % of validation lie within a distance of one, or of training where that has
+    the longer tail: a few drives of one kind may be all that validation is.
+    """
+    mean, std = training.mean(0), training.std(0) + 1e-2
+    white = (training - mean) / std
+    # Some variance in every direction: few drives do not fill them all.
+    cov = white.T @ white / len(white) + 0.05 * np.eye(PICTURE_STATISTICS)
+    precision = np.linalg.inv(cov) / std / std[:, None]
+    precision = 0.5 * (precision + precision.T)
+    away = validation - mean
+    usual = float(np.quantile(np.einsum("ni,ij,nj->n", away, precision, away), 0.95))
+    return mean, precision / max(usual, float(PICTURE_STATISTICS))
+
+
+def widened(a: Reliability, b: Reliability) -> Reliability:
+    """Return what is usual for either of two sets of recordings.
+
+    The picture's ellipsoid of distance one holds both means, and is as wide as both together.
+    """
+    means = np.array([a.picture_mean, b.picture_mean])
+    covs = [np.linalg.inv(np.array(r.picture_precision)) for r in (a, b)]
+    apart = means[1] - means[0]
+    precision = np.linalg.inv(covs[0] + covs[1] + np.outer(apart, apart) / 2)
+    std, response = (
+        np.array([getattr(r, name) for r in (a, b)])
+        for name in ("disagreement_std", "disagreement_response")
+    )
+    return Reliability(
+        picture_mean=tuple(means.mean(0).tolist()),
+        picture_precision=tuple(map(tuple, (0.5 * (precision + precision.T)).tolist())),
+        still_share=max(a.still_share, b.still_share),
+        unseen_share=max(a.unseen_share, b.unseen_share),
+        disagreement_std=tuple(std.max(0).tolist()),
+        disagreement_response=tuple(response.min(0).tolist()),
+    )

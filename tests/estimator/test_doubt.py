@@ -1,0 +1,158 @@
+"""Unusual inputs widen the epistemic covariance, degrade the state, and leave the mean alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from bayes_vio.data.frames import to_grid
+from bayes_vio.estimator import Estimator, TrackingState
+from bayes_vio.estimator.doubt import Doubt
+from bayes_vio.models.agreement import camera_rotation
+from bayes_vio.models.reliability import Reliability, fit_picture, picture_statistics
+from tests.estimator_cases import (
+    YAW_RATE_RAD_S,
+    Drive,
+    KnownArtifact,
+    assert_publishable,
+    scene,
+)
+from tests.motion_cases import random_motion
+
+
+class CameraOfTheCircle(nn.Module):
+    """What a camera alone tells on the circle of ``Drive``, with noise as it says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.asked = []
+
+    def forward(self, x):
+        self.asked.append(x)
+        mean = torch.zeros(len(x), 6)
+        mean[:, 5] = YAW_RATE_RAD_S * x.dt
+        return mean, (x.dt[:, None] * torch.full((len(x), 6), 0.01)).diag_embed()
+
+
+@dataclass
+class Judged(KnownArtifact):
+    """An artifact that knows the drive's own pictures as usual."""
+
+    def __post_init__(self):
+        views = np.stack([to_grid(scene(k)) for k in range(60)])
+        statistics = picture_statistics(views, np.ones((40, 128)))
+        mean, precision = fit_picture(statistics, statistics)
+        self.model = CameraOfTheCircle()
+        self.reliability = Reliability(
+            picture_mean=tuple(mean.tolist()),
+            picture_precision=tuple(map(tuple, precision.tolist())),
+            still_share=0.05,
+            unseen_share=0.0,
+            disagreement_std=(2e-3, 2e-3, 2e-3, 0.2, 5e-3),
+            disagreement_response=(1.0,) * 5,
+        )
+
+
+def run(seconds: float = 4.0, **changes):
+    artifact = Judged()
+    return Drive(**changes).run(Estimator(artifact), seconds), artifact
+
+
+def std(estimate, axis: int) -> float:
+    return float(np.sqrt(estimate.cov[axis, axis]))
+
+
+@pytest.fixture(scope="module")
+def good():
+    return run()[0]
+
+
+def test_usual_inputs_are_hardly_doubted(good):
+    plain = Drive().run(Estimator(KnownArtifact()), 4.0)
+    assert {e.state for e in good} == {TrackingState.TRACKING}
+    for judged, known in zip(good, plain, strict=True):
+        assert 1 <= std(judged, 0) / std(known, 0) < 1.35
+        np.testing.assert_allclose(judged.noise_cov, known.noise_cov)
+        np.testing.assert_allclose(judged.T_earlier_later, known.T_earlier_later)
+
+
+def dirty(index, image):
+    covered = image.copy()
+    if index >= 10:
+        covered[:, :100] = 20
+    return covered
+
+
+def test_dirt_on_the_lens_widens_and_degrades(good):
+    spoilt, _ = run(images=dirty)
+    last = spoilt[-1]
+    assert last.state is TrackingState.DEGRADED
+    assert "view_blind" in last.cause
+    assert std(last, 0) > 1.8 * std(good[-1], 0)
+    np.testing.assert_allclose(last.noise_cov, good[-1].noise_cov)
+    np.testing.assert_allclose(last.T_earlier_later, good[-1].T_earlier_later)
+    assert_publishable(last)
+
+
+def test_a_picture_unlike_those_of_training_widens_and_degrades(good):
+    flat = lambda k, image: (150 + (image.astype(int) - 150) // 5).astype(np.uint8)  # noqa: E731
+    spoilt, _ = run(images=flat)
+    assert "image_unfamiliar" in spoilt[-1].cause
+    assert std(spoilt[-1], 0) > 1.5 * std(good[-1], 0)
+
+
+def test_a_gyro_that_contradicts_the_camera_widens_rotation_by_as_much(good):
+    bias = 0.03
+    # About an axis that the circle does not turn about: else the camera's scale may be wrong.
+    turned = lambda k, s: s + bias * np.array([0, 0, 0, 0, 1, 0])  # noqa: E731
+    spoilt, artifact = run(8.0, samples=turned)
+    last = spoilt[-1]
+    assert "sensors_disagree" in last.cause
+    # The increment errs by the bias, and says so.
+    assert 0.8 * bias * 0.1 < std(last, 4) < 1.5 * bias * 0.1
+    grown = std(last, 4) / std(good[-1], 4)
+    assert std(good[-1], 2) < std(last, 2) < grown * std(good[-1], 2)
+    assert all(not x.imu_valid.any() for x in artifact.model.asked)
+    assert_publishable(last)
+
+
+def test_the_camera_alone_is_asked_no_more_often_than_told():
+    _, artifact = run(3.0, camera_hz=30.0)
+    assert 25 <= len(artifact.model.asked) <= 31
+
+
+def test_a_reset_forgets_the_contradiction(good):
+    artifact = Judged()
+    estimator = Estimator(artifact)
+    turned = lambda k, s: s + 0.03 * np.array([0, 0, 0, 0, 1, 0])  # noqa: E731
+    Drive(samples=turned).run(estimator, 5.0)
+    estimator.reset()
+    again = Drive().run(estimator, 1.0)
+    assert std(again[0], 4) == pytest.approx(std(good[0], 4), rel=0.05)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0, 100), st.floats(0, 100))
+def test_what_is_added_is_no_negative_variance(seed, share, scale):
+    rng = np.random.default_rng(seed)
+    A, B = rng.normal(size=(6, 6)), scale * rng.normal(size=(3, 3))
+    cov = A @ A.T + 1e-3 * np.eye(6)
+    added = Doubt(share, B @ B.T).added_cov(cov)
+    assert np.linalg.eigvalsh(added).min() >= -1e-9 * max(1.0, np.trace(added))
+    np.testing.assert_allclose(Doubt().added_cov(cov), 0, atol=1e-12 * np.trace(cov))
+    assert np.trace(added[3:, 3:]) == pytest.approx(
+        share * np.trace(cov[3:, 3:]) + np.trace(B @ B.T)
+    )
+
+
+def test_the_cameras_rotation_comes_with_the_covariance_of_the_networks_cholesky():
+    L = torch.tril(torch.rand(6, 6, generator=torch.Generator().manual_seed(0))) + torch.eye(6)
+    x, _ = random_motion(3)
+    rotation, cov = camera_rotation(lambda x: (torch.ones(len(x), 6), L.expand(3, 6, 6)), x)
+    np.testing.assert_array_equal(rotation, np.ones((3, 3)))
+    np.testing.assert_allclose(cov[0], (L @ L.T)[3:, 3:].numpy(), rtol=1e-6)
