@@ -7,13 +7,14 @@ since. Taken back to the start, `e_t = L_t f_t`, `L_t = [[1, J (p_t - p_0)], [0,
 
 The twist's error has an epistemic part, the same all along the plan, and noise, which is taken as
 white with the spectral density 2 noise_cov tau, the limit of a Gauss-Markov process of correlation
-time tau and never less than it. Where the estimator is degraded, what is wrong lasts: the noise
-counts as coherent, too. Where it is lost, the velocity drifts further as E-G1 says.
+time tau and never less than it. Where the estimator is degraded, what is wrong lasts: the noise's
+covariance counts as coherent, too. Where it is lost, the velocity drifts as E-G1 says besides.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -205,22 +206,20 @@ def step_gains(poses: Tensor, dt_s: float) -> Tensor:
 def roll_out(belief: Belief, poses: Tensor, dt_s: float, growth: Growth) -> RolledBelief:
     """Roll a belief out along candidate paths poses [c, t, 3], one per dt_s (s); P2."""
 
-    def tensor(value: Array) -> Tensor:
-        return torch.as_tensor(np.asarray(value), dtype=torch.float64, device=poses.device)
+    def tensor(value: Any) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64, device=poses.device)
 
     B = step_gains(poses, dt_s)
-    nominal = belief.state is TrackingState.TRACKING
-    coherent, noise = belief.epistemic_twist_cov, belief.noise_twist_cov
-    if not nominal:
-        coherent, noise = coherent + noise, np.zeros((3, 3))
+    noise_cov, coherent_cov = belief.noise_twist_cov, belief.epistemic_twist_cov
+    if belief.state is not TrackingState.TRACKING:
+        coherent_cov = coherent_cov + noise_cov
     density = 2 * growth.noise_correlation_s / dt_s
-    root = np.linalg.cholesky(noise * density) if nominal else noise
-    noise_root = B @ tensor(root)
+    noise_root = B @ tensor(np.linalg.cholesky(noise_cov * density))
     rates = tensor(_drift_rates(belief, poses.shape[1] - 1, dt_s, growth))
     return RolledBelief(
         poses=poses,
         initial_cov=tensor(belief.cov + growth.tracking_cov),
-        coherent_cov=tensor(coherent),
+        coherent_cov=tensor(coherent_cov),
         coherent_gain=_summed(B),
         drift_gain=_summed(B * rates[:, None, :]),
         noise_root=noise_root,
@@ -233,7 +232,7 @@ def _summed(steps: Tensor) -> Tensor:
     return torch.nn.functional.pad(steps.cumsum(1), (0, 0, 0, 0, 1, 0))
 
 
-def _drift_rates(belief: Belief, steps: int, dt_s: float, growth: Growth) -> Array:
+def _drift_rates(belief: Belief, steps: int, dt_s: float, growth: Growth) -> NDArray[Any]:
     """Return the velocity's drift [steps, 3] (m/s, rad/s) while lost: the derivative of E-G1."""
     if belief.state is not TrackingState.LOST:
         return np.zeros((steps, 3))

@@ -20,6 +20,9 @@ Array = NDArray[np.float64]
 # Pure pursuit looks ahead as far as the car comes in this time, and at least so far.
 _LOOK_AHEAD_S = 0.8
 _LOOK_AHEAD_MIN_M = 4.0
+# Share of the comfortable braking that speed limits ahead ask for: the rest makes up for the
+# steps in which time is cut.
+_PLANNED_BRAKING = 0.8
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class _Follower:
         bend = np.maximum(np.abs(route.curvature), 1e-6)
         limit = np.sqrt(vehicle.lateral_acceleration_max_m_s2 / bend)
         limit[-1] = 0.0
-        gain = 2 * vehicle.braking_m_s2 * route.spacing_m
+        gain = 2 * _PLANNED_BRAKING * vehicle.braking_m_s2 * route.spacing_m
         for k in range(len(limit) - 2, -1, -1):
             limit[k] = min(limit[k], np.sqrt(limit[k + 1] ** 2 + gain))
         return limit
@@ -154,8 +157,13 @@ class _Follower:
             poses.append(pose)
             speeds.append(speed)
             steerings.append(steering)
-        stacked = (torch.stack(v, 1) for v in (poses, speeds, steerings))
-        return Candidates(*stacked, self._offset, self._target)
+        return Candidates(
+            torch.stack(poses, 1),
+            torch.stack(speeds, 1),
+            torch.stack(steerings, 1),
+            self._offset,
+            self._target,
+        )
 
     def _lookup(self, way: Tensor) -> Tensor:
         """Return the route's row [c, 4] (x, y, yaw, speed limit) at a way along it (m)."""

@@ -47,15 +47,47 @@ def offsets_of(yaw: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
     return turned, torch.stack([-turned[..., 1], turned[..., 0]], -1)
 
 
-def nearest_half_planes(
-    poses: Tensor, covs: Tensor, corners: Tensor, obstacles: Obstacles
-) -> HalfPlanes:
-    """Return for each row the half-plane that its corners are farthest from, in deviations.
+@dataclass(frozen=True)
+class Directions:
+    """Candidates for n and what the footprint's corners do along them.
 
-    poses [n, 3], covs [n, 3, 3] of (x, y, yaw) about fixed axes; obstacles: n of them, one per
-    row. Candidates for the direction are the normals of the polygon's edges and of the
-    footprint's sides, which separate edges from vertices, and the one between the nearest pair of
-    vertices.
+    normals [n, k, 2]; gap [n, k, 4] (m); turning [n, k, 4] (m/rad): motion of the corners along
+    the normals with heading; var [n, k, 4] (m^2).
+    """
+
+    normals: Tensor
+    gap: Tensor
+    turning: Tensor
+    var: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Directions:
+        return Directions(*(value[rows] for value in vars(self).values()))
+
+    def half_planes(self, choice: Tensor) -> HalfPlanes:
+        """Return one half-plane per row by its number, choice [n]."""
+        rows = torch.arange(len(choice), device=choice.device)
+        normal = self.normals[rows, choice, None].expand(-1, self.gap.shape[-1], -1)
+        lever = torch.cat([normal, self.turning[rows, choice, :, None]], -1)
+        return HalfPlanes(self.gap[rows, choice], lever, self.var[rows, choice].sqrt())
+
+    def all_half_planes(self) -> HalfPlanes:
+        """Return every half-plane [n, k]."""
+        normal = self.normals[..., None, :].expand(*self.gap.shape, 2)
+        return HalfPlanes(
+            self.gap, torch.cat([normal, self.turning[..., None]], -1), self.var.sqrt()
+        )
+
+    def farthest(self) -> Tensor:
+        """Return the number [n] of the half-plane that is farthest, in standard deviations."""
+        return (self.gap * self.var.rsqrt()).amin(-1).argmax(-1)
+
+
+def directions(poses: Tensor, covs: Tensor, corners: Tensor, obstacles: Obstacles) -> Directions:
+    """Return the directions that may separate the footprint from the polygon of its row.
+
+    poses [n, 3], covs [n, 3, 3] of (x, y, yaw) about fixed axes; obstacles: n of them. They are
+    the normals of the polygon's edges and of the footprint's sides, which separate edges from
+    vertices, and the one between the nearest pair of vertices.
     """
     turned, rate = offsets_of(poses[..., 2], corners)
     places = poses[..., None, :2] + turned
@@ -65,12 +97,7 @@ def nearest_half_planes(
     offsets = torch.cat([obstacles.offsets, reach], 1)
     gap = offsets[..., None] - normals @ places.mT
     turning = normals @ rate.mT
-    var = _variance(normals, turning, covs)
-    best = (gap * var.rsqrt()).amin(-1).argmax(-1)
-    rows = torch.arange(len(best), device=best.device)
-    normal = normals[rows, best, None].expand(-1, len(corners), -1)
-    lever = torch.cat([normal, turning[rows, best, :, None]], -1)
-    return HalfPlanes(gap[rows, best], lever, var[rows, best].sqrt())
+    return Directions(normals, gap, turning, _variance(normals, turning, covs))
 
 
 def _variance(normals: Tensor, turning: Tensor, covs: Tensor) -> Tensor:

@@ -14,11 +14,19 @@ def touches(poses: Tensor, vehicle: Vehicle, obstacles: Obstacles) -> Tensor:
     flat = poses.reshape(-1, 3)
     hit = torch.zeros(len(flat), dtype=torch.bool, device=poses.device)
     if len(obstacles):
-        way = (flat[:, None, :2] - obstacles.centres).norm(dim=-1)
-        near = way < obstacles.radii + vehicle.radius_m
-        which, obstacle = torch.nonzero(near, as_tuple=True)
+        which, obstacle = torch.nonzero(_near(flat, vehicle, obstacles), as_tuple=True)
         hit[which[overlaps(flat[which], vehicle, obstacles[obstacle])]] = True
     return hit.reshape(poses.shape[:-1])
+
+
+def _near(poses: Tensor, vehicle: Vehicle, obstacles: Obstacles) -> Tensor:
+    """Return which obstacles [n, o] the circle around the car at poses [n, 3] may reach."""
+    way = (poses[:, None, :2] - obstacles.centres).norm(dim=-1)
+    near = way < obstacles.radii + vehicle.radius_m
+    for o in range(len(obstacles)):  # few obstacles, many poses
+        gap = obstacles.offsets[o] - poses[:, :2] @ obstacles.normals[o].T
+        near[:, o] &= gap.amax(-1) < vehicle.radius_m
+    return near
 
 
 def overlaps(poses: Tensor, vehicle: Vehicle, obstacles: Obstacles) -> Tensor:

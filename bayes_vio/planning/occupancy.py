@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+# A hull of cells is a staircase of edges; more of them than this are cut down from outside.
+_VERTICES_MAX = 8
 # How far beyond the map its border keeps the car out.
 _BORDER_M = 10.0
 
@@ -63,7 +65,7 @@ class Occupancy:
         order = np.argsort(label, kind="stable")
         groups = np.split(cells[order], np.flatnonzero(np.diff(label[order])) + 1)
         hulls = [hull for g in groups if len(g) for hull in _convex_parts(g, too_far)]
-        return [self.to_frame(hull) for hull in hulls]
+        return [self.to_frame(_simplified(hull)) for hull in hulls]
 
     def border(self) -> list[Array]:
         """Return four polygons [4, 2] (m) around the map, as thick as 10 m."""
@@ -107,6 +109,36 @@ def _hull(cells: NDArray[np.int64]) -> Array:
         hull[:, 0] * np.roll(hull[:, 1], -1) - hull[:, 1] * np.roll(hull[:, 0], -1)
     )
     return hull if area > 0 else hull[::-1]
+
+
+def _simplified(hull: Array) -> Array:
+    """Return a convex polygon of at most 8 vertices that holds a hull [v, 2].
+
+    The edge goes whose neighbours, prolonged until they meet, add least: Boyce's order for
+    circumscribed polygons.
+    """
+    while len(hull) > _VERTICES_MAX:
+        tip, area = _prolonged(hull, *(np.roll(hull, -k, 0) for k in (1, 2, 3)))
+        k = int(area.argmin())
+        keep = np.delete(np.arange(len(hull)), [(k + 1) % len(hull), (k + 2) % len(hull)])
+        place = int(np.searchsorted(keep, k, side="right"))
+        hull = np.insert(hull[keep], place, tip[k], axis=0)
+    return hull
+
+
+def _prolonged(before: Array, start: Array, end: Array, after: Array) -> tuple[Array, Array]:
+    """Return where lines before-start and after-end meet [v, 2], and the triangles' areas [v].
+
+    Infinite where they do not meet beyond the edge from start to end.
+    """
+    u, w, edge = start - before, end - after, end - start
+    turn = u[:, 0] * w[:, 1] - u[:, 1] * w[:, 0]
+    meets = turn < 0
+    along = (edge[:, 0] * w[:, 1] - edge[:, 1] * w[:, 0]) / np.where(meets, turn, -1.0)
+    tip = start + along[:, None] * u
+    rise = tip - start
+    area = 0.5 * np.abs(edge[:, 0] * rise[:, 1] - edge[:, 1] * rise[:, 0])
+    return tip, np.where(meets, area, np.inf)
 
 
 def _covers(hull: Array, cells: NDArray[np.int64], too_far: NDArray[np.bool_]) -> bool:

@@ -167,9 +167,9 @@ class Planner:
 
     def _risks(self, rolled: RolledBelief, obstacles: Obstacles, lane: Obstacles) -> Risks:
         stations = stations_of(rolled, station_indices(rolled.poses, self.settings.spacing_m))
-        collision = collision_bound(stations, self.vehicle, obstacles)
-        departure = collision_bound(stations, self.vehicle, lane)
         s = self.settings
+        collision = collision_bound(stations, self.vehicle, obstacles, s.collision_max)
+        departure = collision_bound(stations, self.vehicle, lane, s.lane_departure_max)
         allowed = (collision <= s.collision_max) & (departure <= s.lane_departure_max)
         return Risks(collision, departure, allowed)
 

@@ -7,7 +7,8 @@ share: for any tree over the events e,
     P(union) <= P(root) + sum_e P(e and not parent(e)).                                     (P3)
 
 Each corner's parent is itself at the station before, or its neighbour at the same station,
-whichever shares more. Over obstacles the bounds are added (Boole).
+whichever shares more. An obstacle that only few stations come near is bounded by the sum of their
+wedges, too. Over obstacles the bounds are added (Boole).
 """
 
 from __future__ import annotations
@@ -19,14 +20,20 @@ from torch import Tensor
 
 from bayes_vio.planning.belief import RolledBelief, at
 from bayes_vio.planning.bivariate import upper_quadrant, upper_tail
-from bayes_vio.planning.half_planes import HalfPlanes, nearest_half_planes
+from bayes_vio.planning.half_planes import HalfPlanes, directions
 from bayes_vio.planning.obstacles import Obstacles
 from bayes_vio.planning.vehicle import FRONT_LEFT, FRONT_RIGHT, REAR_LEFT, REAR_RIGHT, Vehicle
+from bayes_vio.planning.wedges import wedge_bound
 
 # An obstacle farther away than this many standard deviations counts as out of reach (1e-9).
 _OUT_OF_REACH = 6.0
 # Events less probable than this are added whole: nothing is gained by their overlap.
 _NEGLIGIBLE = 1e-7
+# Where no more stations than this are likelier than _LIKELY, the sum over them of a tighter bound
+# for each (P4) may be less than P3 and is tried.
+_LIKELY, _FEW_STATIONS = 1e-4, 3
+# By so much P3 may be too large, and hardly ever by more.
+_LOOSEST = 10.0
 _NEIGHBOURS = (
     (REAR_LEFT, FRONT_LEFT),
     (REAR_RIGHT, REAR_LEFT),
@@ -84,8 +91,14 @@ def station_indices(poses: Tensor, spacing_m: float) -> Tensor:
     return torch.cat([index.clamp(max=poses.shape[1] - 1), last], 1)
 
 
-def collision_bound(stations: Stations, vehicle: Vehicle, obstacles: Obstacles) -> Tensor:
-    """Return for each candidate [c] an upper bound, at most 1, on touching any obstacle; P3."""
+def collision_bound(
+    stations: Stations, vehicle: Vehicle, obstacles: Obstacles, limit: float | None = None
+) -> Tensor:
+    """Return for each candidate [c] an upper bound, at most 1, on touching any obstacle.
+
+    P3, and P4 where it may be less. limit: where only that matters whether a bound lies below it,
+    candidates that P3 alone decides are left at that.
+    """
     total = torch.zeros(len(stations.poses), dtype=torch.float64, device=stations.poses.device)
     if not len(obstacles):
         return total
@@ -93,8 +106,27 @@ def collision_bound(stations: Stations, vehicle: Vehicle, obstacles: Obstacles) 
     if not len(rows.candidate):
         return total
     corners = vehicle.corners.to(total.device)
-    planes = nearest_half_planes(rows.poses, rows.covs, corners, obstacles[rows.obstacle])
-    return total.index_add(0, rows.candidate, union_bound(planes, rows)).clamp(max=1.0)
+    toward = directions(rows.poses, rows.covs, corners, obstacles[rows.obstacle])
+    planes = toward.half_planes(toward.farthest())
+    bound = _of_pairs(rows, union_bound(planes, rows), len(obstacles))
+    single = upper_tail(planes.distance).sum(-1)
+    likely = single > _LIKELY
+    stations_count = _of_pairs(rows, likely.to(single.dtype), len(obstacles))
+    worth = (bound > _LIKELY) & (stations_count > 0) & (stations_count <= _FEW_STATIONS)
+    if limit is not None:
+        undecided = (bound.sum(-1) > limit) & (bound.sum(-1) < _LOOSEST * limit)
+        worth &= undecided[:, None]
+    refine = worth[rows.candidate, rows.obstacle] & likely
+    if refine.any():
+        single[refine] = wedge_bound(toward[refine], rows.covs[refine])
+        bound = torch.minimum(bound, _of_pairs(rows, single, len(obstacles)))
+    return bound.sum(-1).clamp(max=1.0)
+
+
+def _of_pairs(rows: Rows, value: Tensor, obstacles: int) -> Tensor:
+    """Return the sums [c, o] over the stations of rows' values [n]."""
+    sums = torch.zeros(rows.candidates, obstacles, dtype=value.dtype, device=value.device)
+    return sums.index_put((rows.candidate, rows.obstacle), value, accumulate=True)
 
 
 def within_reach(stations: Stations, vehicle: Vehicle, obstacles: Obstacles) -> Tensor:
@@ -121,6 +153,7 @@ class Rows:
 
     candidate, obstacle [n]: whose. poses [n, 3], covs, earlier_covs [n, 3, 3]: as in Stations.
     before [n]: the row of the same candidate and obstacle at the station before, -1 for none.
+    candidates: how many there are.
     """
 
     candidate: Tensor
@@ -129,6 +162,7 @@ class Rows:
     covs: Tensor
     earlier_covs: Tensor
     before: Tensor
+    candidates: int
 
     @staticmethod
     def of(near: Tensor, stations: Stations) -> Rows:
@@ -137,8 +171,8 @@ class Rows:
         number = torch.full(near.shape, -1, dtype=torch.long, device=near.device)
         number[c, s, o] = torch.arange(len(c), device=near.device)
         before = torch.where(s > 0, number[c, (s - 1).clamp(min=0), o], -1)
-        values = (v[c, s] for v in (stations.poses, stations.covs, stations.earlier_covs))
-        return Rows(c, o, *values, before)
+        poses, covs = stations.poses[c, s], stations.covs[c, s]
+        return Rows(c, o, poses, covs, stations.earlier_covs[c, s], before, len(near))
 
 
 def union_bound(planes: HalfPlanes, rows: Rows) -> Tensor:

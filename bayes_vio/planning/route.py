@@ -62,8 +62,12 @@ class Route:
 
     def nearest(self, position: Array) -> float:
         """Return how far along the route its point nearest to a position [2] lies (m)."""
-        way = np.hypot(*(self.points - position).T)
-        return float(way.argmin()) * self.spacing_m
+        start, way = self.points[:-1], np.diff(self.points, axis=0)
+        share = ((position - start) * way).sum(1) / (way * way).sum(1)
+        share = np.clip(share, 0.0, 1.0)
+        distance = np.hypot(*(start + share[:, None] * way - position).T)
+        k = int(distance.argmin())
+        return float(k + share[k]) * self.spacing_m
 
     def slice_of(self, start_m: float, end_m: float) -> slice:
         """Return the slice of at least two points from start to end."""

@@ -1,0 +1,156 @@
+"""Bounds on touching anything are above Monte Carlo, and near it."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from bayes_vio.planning import Belief, Growth, Vehicle
+from bayes_vio.planning.belief import roll_out
+from bayes_vio.planning.monte_carlo import touches
+from bayes_vio.planning.obstacles import Obstacles
+from bayes_vio.planning.risk import (
+    Stations,
+    collision_bound,
+    station_indices,
+    stations_of,
+)
+from tests.planning_cases import (
+    belief,
+    box,
+    diagonal,
+    random_cov,
+    random_polygon,
+    sampled,
+)
+
+VEHICLE = Vehicle()
+N = 20_000
+
+
+def bound_at(cov: np.ndarray, *polygons: np.ndarray, pose=(0.0, 0.0, 0.0)) -> float:
+    poses = torch.tensor([pose], dtype=torch.float64)
+    stations = Stations.alone(poses, torch.from_numpy(cov)[None])
+    return collision_bound(stations, VEHICLE, Obstacles.of(polygons)).item()
+
+
+def share_at(cov: np.ndarray, *polygons: np.ndarray, n: int = N) -> float:
+    return touches(sampled(cov, n), VEHICLE, Obstacles.of(polygons)).double().mean().item()
+
+
+def deviation(p: float, n: int) -> float:
+    return np.sqrt(max(p, 1 / n) / n)
+
+
+def test_a_wall_beside_the_car_has_its_closed_form():
+    # All that varies is the lateral position: both corners of the side reach the wall together.
+    for gap in (0.1, 0.3):
+        wall = box(0, VEHICLE.half_width_m + gap + 0.5, 60, 1)
+        bound = bound_at(diagonal(0.1, 0.1, 1e-6), wall)
+        assert bound == pytest.approx(norm.sf(gap / 0.1), rel=1e-3)
+
+
+def test_heading_counts_with_the_corners_lever():
+    wall = box(0, VEHICLE.half_width_m + 0.3 + 0.5, 60, 1)
+    cov = diagonal(0.01, 0.01, 0.03)
+    share = share_at(cov, wall, n=200_000)
+    assert share > 1e-3
+    assert share - 3 * deviation(share, 200_000) <= bound_at(cov, wall) <= 1.2 * share
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bound_holds_and_is_tight_on_random_cases(seed):
+    g = np.random.default_rng(seed)
+    ratios = []
+    while len(ratios) < 25:
+        cov, polygon = random_cov(g), random_polygon(g)
+        bound = bound_at(cov, polygon)
+        if not 1e-3 < bound < 0.9:
+            continue
+        share = share_at(cov, polygon)
+        assert bound >= share - 4 * deviation(share, N)
+        if 2e-3 < share < 0.3:
+            ratios.append(bound / share)
+    assert max(ratios) < 5
+    assert np.median(ratios) < 1.7
+
+
+def test_headings_parallel_to_walls_are_bounded():
+    g = np.random.default_rng(4)
+    for _ in range(30):
+        cov, gap = random_cov(g), g.uniform(0.05, 1.0)
+        walls = [box(0, s * (VEHICLE.half_width_m + gap + 0.5), 40, 1) for s in (-1, 1)]
+        share, bound = share_at(cov, *walls), bound_at(cov, *walls)
+        assert min(bound, 1) >= share - 4 * deviation(share, N)
+        assert bound <= 2.5 * share + 5e-3
+
+
+def path(speed: float, curvature: float, times: int = 41, dt_s: float = 0.1) -> torch.Tensor:
+    t = dt_s * torch.arange(times, dtype=torch.float64)
+    yaw = curvature * speed * t
+    x, y = torch.sin(yaw) / curvature, (1 - torch.cos(yaw)) / curvature
+    return torch.stack([x, y, yaw], -1)[None]
+
+
+def test_a_path_past_obstacles_is_bounded():
+    g = np.random.default_rng(1)
+    ratios = []
+    while len(ratios) < 8:
+        poses = path(g.uniform(3, 10), g.choice([-1, 1]) * g.uniform(0.001, 0.05))
+        rolled = roll_out(belief(scale=g.uniform(0.5, 3)), poses, 0.1, Growth())
+        place = poses[0, g.integers(41), :2].numpy() - [1.35, 0]
+        obstacles = Obstacles.of([random_polygon(g) + place for _ in range(2)])
+        stations = stations_of(rolled, station_indices(poses, 1.5))
+        bound = collision_bound(stations, VEHICLE, obstacles).item()
+        if not 5e-3 < bound < 0.7:
+            continue
+        motions = rolled.sample(0, 3000, torch.Generator().manual_seed(0))
+        share = touches(motions, VEHICLE, obstacles).any(-1).double().mean().item()
+        assert bound >= share - 4 * deviation(share, 3000)
+        if 5e-3 < share < 0.3:
+            ratios.append(bound / share)
+    assert max(ratios) < 5
+
+
+def test_passing_a_wall_is_one_event_however_many_stations_it_has():
+    poses = path(8.0, 1e-6)
+    lasting = Belief(
+        np.zeros(3), diagonal(0.1, 0.1, 1e-4), np.array([8.0, 0, 0]),
+        diagonal(1e-4, 1e-4, 1e-5), diagonal(1e-4, 1e-4, 1e-5),
+    )  # fmt: skip
+    growth = Growth(position_tracking_std_m=1e-3, yaw_tracking_std_rad=1e-4)
+    rolled = roll_out(lasting, poses, 0.1, growth)
+    wall = Obstacles.of([box(20, VEHICLE.half_width_m + 0.25 + 0.5, 100, 1)])
+    truth = norm.sf(2.5)
+    for spacing_m in (0.8, 2.0, 8.0):
+        stations = stations_of(rolled, station_indices(poses, spacing_m))
+        bound = collision_bound(stations, VEHICLE, wall).item()
+        assert truth * 0.98 <= bound <= 1.3 * truth
+
+
+def test_stations_are_spaced_in_metres():
+    poses = torch.cat([path(10.0, 1e-6), path(2.0, 1e-6)])
+    index = station_indices(poses, 1.5)
+    way = poses[torch.arange(2)[:, None], index][..., 0].diff(dim=-1)
+    assert way.max() < 1.5 + 1.0 + 1e-9
+    assert (index[:, 0] == 0).all()
+    assert (index[:, -1] == 40).all()
+    rolled = roll_out(belief(), poses, 0.1, Growth())
+    counts = stations_of(rolled, index).counts.sum(-1)
+    assert counts[0] > 20
+    assert counts[1] <= 8
+
+
+def test_far_obstacles_add_nothing_and_an_obstacle_on_the_car_is_certain():
+    cov = diagonal(0.2, 0.2, 0.02)
+    assert bound_at(cov) == 0.0
+    assert bound_at(cov, box(80, 0, 4, 4)) == 0.0
+    assert bound_at(cov, box(1, 0, 2, 2)) == 1.0
+
+
+def test_bounds_do_not_depend_on_where_the_frame_lies():
+    cov, wall = diagonal(0.2, 0.1, 0.02), box(2, 1.8, 3, 1)
+    turned = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    there = wall @ turned[:2, :2].T + [1e4, -3e3]
+    moved = bound_at(turned @ cov @ turned.T, there, pose=(1e4, -3e3, np.pi / 2))
+    assert moved == pytest.approx(bound_at(cov, wall), rel=1e-6)
