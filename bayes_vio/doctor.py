@@ -41,7 +41,7 @@ CORE = (
 
 
 def report(out: TextIO | None = None) -> bool:
-    """Print every finding; return whether the core (all but ``run``) works on this machine."""
+    """Print every finding; return whether the core (all but ``run``, ``view``) works on this machine."""
     out = out or sys.stdout
     findings = list(examine())
     for finding in findings:
@@ -62,6 +62,7 @@ def examine() -> Iterator[Finding]:
     yield from _torch()
     yield from _torchvision()
     yield _artifact()
+    yield _rerun()
     yield from examine_ros()
     yield from examine_machine()
 
@@ -147,3 +148,12 @@ def _artifact() -> Finding:
     stops = "evaluate, inspect and run without --artifact"
     remedy = "give --artifact one of `bayes-vio fit`, or install the package again"
     return Finding("artifact", Status.MISSING, problem, stops, remedy)
+
+
+def _rerun() -> Finding:
+    """Say whether `view` can draw; found, not loaded, for loading it takes a second."""
+    if importlib.util.find_spec("rerun") is not None:
+        return Finding("rerun-sdk", Status.GOOD, "installed: view can draw")
+    detail = "not installed; nothing but view needs it"
+    remedy = "pip install '.[view]' (in the checkout; CPython 3.11 or newer)"
+    return Finding("rerun-sdk", Status.MISSING, detail, "view", remedy)

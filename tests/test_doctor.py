@@ -1,6 +1,8 @@
 """doctor tells what is there, what is missing, and runs where nothing else does."""
 
 import importlib
+import importlib.machinery
+import importlib.util
 import io
 import re
 import shutil
@@ -79,6 +81,19 @@ def test_missing_ros_stops_run_alone(monkeypatch):
     without(monkeypatch, "rclpy")
     finding = findings()["ROS 2"]
     assert (finding.status, finding.stops) == (Status.MISSING, "run")
+    assert doctor.report(io.StringIO())
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_missing_rerun_stops_view_alone(monkeypatch, there):
+    real = importlib.util.find_spec
+    found = importlib.machinery.ModuleSpec("rerun", None) if there else None
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: found if name == "rerun" else real(name)
+    )
+    finding = findings()["rerun-sdk"]
+    assert (finding.status is Status.GOOD) == there
+    assert finding.stops == ("" if there else "view")
     assert doctor.report(io.StringIO())
 
 
