@@ -22,6 +22,29 @@ class Structure(str, Enum):
         return self is Structure.ELLA
 
 
+class Fisher(str, Enum):
+    """Which second moment of output gradients stands for the curvature.
+
+    TYPE2 is exact (a square root of the loss Hessian, one column per output), PROBED adds up each
+    datum's columns with random signs (E24), MC draws labels from the model, EMPIRICAL takes the
+    true labels.
+    """
+
+    TYPE2 = "type2"
+    PROBED = "probed"
+    MC = "mc"
+    EMPIRICAL = "empirical"
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it draws numbers, datum by datum."""
+        return self in (Fisher.PROBED, Fisher.MC)
+
+    def n_columns(self, n_outputs: int) -> int:
+        """Return how many columns, so many backward passes, a datum has."""
+        return n_outputs if self is Fisher.TYPE2 else 1
+
+
 class Predictive(str, Enum):
     """Which layers of a posterior a prediction uses; the others' weights are at the MAP."""
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayes_vio.choices import Fisher
 from bayes_vio.curvature.inputs import batch_size, map_tensors, tensors
 from bayes_vio.curvature.layer import Layer
 from bayes_vio.curvature.recorder import Recorder, Recording, ordinary, recording_gradients
 from bayes_vio.distributed import Workers
-from bayes_vio.models.likelihood import Fisher, Likelihood, cotangents, skip_labels
+from bayes_vio.models.likelihood import Likelihood, cotangents, skip_draws
 
 # Numbers that one layer's temporary arrays may hold at once: on a CPU 4 MB in float32, since
 # larger ones leave its cache and are mapped anew at every allocation (three times as slow).
@@ -93,8 +94,8 @@ class Pass:
                     "infinity in its inputs and targets, then in the model's output"
                 )
             tally.log_likelihood += log_likelihood
-            if i == 0 and self.fisher is Fisher.MC:
-                skip_labels(self.likelihood, self.start, mean.shape[1], generator)
+            if i == 0:
+                skip_draws(self.fisher, self.likelihood, self.start, mean.shape[1], generator)
             roots = cotangents(self.fisher, self.likelihood, mean, noise, target, generator)
             for r, group in enumerate(roots.split(COLUMNS_AT_ONCE)):
                 batched = self.can_batch and len(group) > 1

@@ -9,26 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-# Labels that are drawn only to be left out, so many together.
+from bayes_vio.choices import Fisher
+
+# Draws that are made only to be left out, so many together.
 _SKIPPED_AT_ONCE = 4096
-
-
-class Fisher(Enum):
-    """Which second moment of output gradients stands for the curvature.
-
-    TYPE2 is exact (a square root of the loss Hessian, one column per output), MC draws labels from
-    the model, EMPIRICAL takes the true labels.
-    """
-
-    TYPE2 = "type2"
-    MC = "mc"
-    EMPIRICAL = "empirical"
 
 
 @dataclass(frozen=True)
@@ -66,6 +55,10 @@ class Gaussian:
             noise_cholesky, eye.expand_as(noise_cholesky), upper=False
         ).mT
 
+    def hessian_root_times(self, mean: Tensor, noise_cholesky: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
+        """Return R z [batch, outputs]."""
+        return torch.linalg.solve_triangular(noise_cholesky.mT, z[..., None], upper=True)[..., 0]
+
     def score(self, mean: Tensor, noise_cholesky: Tensor, target: Tensor) -> Tensor:
         """Return the gradient of -log_likelihood in the mean [batch, outputs]."""
         error = (mean.double() - target.double())[..., None]
@@ -101,6 +94,12 @@ class Categorical:
         probs = mean.double().softmax(-1)
         root = probs.sqrt()
         return torch.diag_embed(root) - probs[:, :, None] * root[:, None, :]
+
+    def hessian_root_times(self, mean: Tensor, noise_cholesky: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
+        """Return R z [batch, classes], without R."""
+        probs = mean.double().softmax(-1)
+        weighed = probs.sqrt() * z
+        return weighed - probs * weighed.sum(1, keepdim=True)
 
     def score(self, mean: Tensor, noise_cholesky: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002
         """Return softmax(mean) - onehot(target) [batch, classes]."""
@@ -157,14 +156,27 @@ def _full_cov(noise_cov: float | Tensor, n_outputs: int, device: torch.device) -
     return cov
 
 
-def skip_labels(
-    likelihood: Likelihood, count: int, n_outputs: int, generator: torch.Generator
+def skip_draws(
+    fisher: Fisher,
+    likelihood: Likelihood,
+    count: int,
+    n_outputs: int,
+    generator: torch.Generator,
 ) -> None:
-    """Bring a generator to where it is after the labels of ``count`` data were drawn."""
+    """Bring a generator to where it is after the draws for ``count`` data were made."""
     for start in range(0, count, _SKIPPED_AT_ONCE):
         mean = torch.zeros(min(_SKIPPED_AT_ONCE, count - start), n_outputs)
-        noise = torch.eye(n_outputs, dtype=torch.float64).expand(len(mean), -1, -1)
-        likelihood.draw(mean, noise, generator)
+        if fisher is Fisher.PROBED:
+            random_signs(mean, generator)
+        elif fisher is Fisher.MC:
+            noise = torch.eye(n_outputs, dtype=torch.float64).expand(len(mean), -1, -1)
+            likelihood.draw(mean, noise, generator)
+
+
+def random_signs(mean: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw z [batch, outputs] of 1 and -1, datum by datum: E[z z^T] = 1 and z_r^2 = 1 (E24)."""
+    bits = torch.randint(0, 2, mean.shape, generator=generator)
+    return (2 * bits - 1).to(mean.device, torch.float64)
 
 
 def cotangents(
@@ -178,11 +190,14 @@ def cotangents(
     """Return what is pulled back through the network: [columns, batch, outputs], mean's dtype.
 
     The sum over columns of their outer products is the output Hessian: exactly (TYPE2) or in
-    expectation over the model's own labels (MC).
+    expectation over random signs (PROBED) or over the model's own labels (MC).
     """
     if fisher is Fisher.TYPE2:
         root = likelihood.hessian_root(mean, noise_cholesky)
         return root.permute(2, 0, 1).to(mean.dtype)
+    if fisher is Fisher.PROBED:
+        z = random_signs(mean, generator)
+        return likelihood.hessian_root_times(mean, noise_cholesky, z)[None].to(mean.dtype)
     if fisher is Fisher.MC:
         target = likelihood.draw(mean, noise_cholesky, generator)
     return likelihood.score(mean, noise_cholesky, target)[None].to(mean.dtype)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from bayes_vio.choices import Structure
+from bayes_vio.choices import Fisher, Structure
 from bayes_vio.curvature.coverage import Coverage, cover
 from bayes_vio.curvature.passes import Pass, data_before, onto
 from bayes_vio.curvature.recorder import Recorder, frozen_copy
 from bayes_vio.distributed import Workers, current_workers
 from bayes_vio.memory import share_of_memory
-from bayes_vio.models.likelihood import Fisher, make_likelihood
+from bayes_vio.models.likelihood import make_likelihood
 from bayes_vio.posterior.laplace import Posterior, per_layer
 from bayes_vio.posterior.memory import check_memory, network_size
 from bayes_vio.posterior.network import NetworkCurvature
@@ -71,16 +71,17 @@ def fit_posterior(
     dataclass, tuple or dict of tensors with a batch axis. loader is re-iterable and yields
     (x, target) without augmentation, in any order. structure: "inf", "diagonal", "kfac", "efb",
     "full", "subnetwork", "ella", or BackPACK's "kflr" and "kfra". layers: None for all that can be
-    covered, "last", or names and fnmatch patterns. fisher: "type2", "mc", "empirical", or None:
-    type2 up to 10 outputs, mc above. rank bounds L, the low rank's size, under "inf": the report
-    says what each layer has of it. max_bytes bounds what "inf" stores of all layers together: what
-    the diagonals leave of it goes where it keeps most trace, in grids of at most rank entries.
-    subset_size: how many weights "subnetwork" takes of all layers; of layers chosen by layers= it
-    takes every weight. n_points, n_eigen: "ella" looks at the kernel in so many pairs of a datum
-    and an output, and keeps so many directions. noise_cov: a variance, [outputs],
-    [outputs, outputs], or None: the model's own. n_data: what multiplies the curvature, None for
-    the loader's count. seed: labels drawn under "mc", points under "ella". device: where to work,
-    None for the model's; data come there from the CPU.
+    covered, "last", or names and fnmatch patterns. fisher: "type2", "probed", "mc", "empirical",
+    or None: type2 up to 10 outputs, mc above; "probed" is unbiased and as quick as "mc". rank
+    bounds L, the low rank's size, under "inf": the report says what each layer has of it.
+    max_bytes bounds what "inf" stores of all layers together: what the diagonals leave of it goes
+    where it keeps most trace, in grids of at most rank entries. subset_size: how many weights
+    "subnetwork" takes of all layers; of layers chosen by layers= it takes every weight. n_points,
+    n_eigen: "ella" looks at the kernel in so many pairs of a datum and an output, and keeps so
+    many directions. noise_cov: a variance, [outputs], [outputs, outputs], or None: the model's
+    own. n_data: what multiplies the curvature, None for the loader's count. seed: what "mc" and
+    "probed" draw, points under "ella". device: where to work, None for the model's; data
+    come there from the CPU.
 
     workers: processes that fit together, None for all of the initialised process group (see
     ``bayes_vio.distributed``); ``Workers()`` is this one alone. Each has its own part of the data
@@ -88,8 +89,8 @@ def fit_posterior(
     a row would. memory_limit: bytes that the fit may take, None for what is free, infinity for no
     limit (see ``bayes_vio.posterior.memory``).
 
-    Under "mc" labels are drawn datum by datum, and under "ella" points, so the result depends on
-    the data's order; otherwise it depends on neither order nor batch size.
+    Under "mc" and "probed" numbers are drawn datum by datum, and under "ella" points, so the
+    result depends on the data's order; otherwise it depends on neither order nor batch size.
 
     Raises ValueError where arguments contradict each other, the loader cannot be read twice,
     nothing can be covered, or workers have other models, settings or all the same data;
@@ -168,7 +169,7 @@ def _prepared(
 def _fitted(
     data: Pass, kind: Structure, settings: StructureSettings, coverage: Coverage
 ) -> Posterior:
-    if data.fisher is Fisher.MC or kind is Structure.ELLA:
+    if data.fisher.is_drawn or kind is Structure.ELLA:
         data = replace(data, start=data_before(data.loader, data.workers))
     fitted = fit_structure(data, kind, settings)
     prior, n_data = settings.prior_precision, settings.n_data

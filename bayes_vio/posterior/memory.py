@@ -19,7 +19,6 @@ from bayes_vio.curvature.inputs import map_tensors
 from bayes_vio.curvature.passes import COLUMNS_AT_ONCE, Pass, chunk_length
 from bayes_vio.curvature.recorder import ordinary, recording_gradients
 from bayes_vio.memory import InsufficientMemoryError, gib, saved_bytes
-from bayes_vio.models.likelihood import Fisher
 from bayes_vio.posterior.ella import TANGENT_NUMBERS
 from bayes_vio.posterior.nystrom import TANGENT_BATCH, points_at_once
 from bayes_vio.posterior.structures import Structure, StructureSettings
@@ -123,7 +122,7 @@ def network_size(data: Pass, first: Any, batch: int) -> NetworkSize:
         recording = data.recorder.forward(one)
         kept = [saved_bytes(lambda x=x: data.recorder.forward(x)) for x in (one, two)]
     n_outputs = recording.mean.shape[1]
-    columns = min(n_outputs, COLUMNS_AT_ONCE) if data.fisher is Fisher.TYPE2 else 1
+    columns = min(data.fisher.n_columns(n_outputs), COLUMNS_AT_ONCE)
     numbers = {name: sum(t.numel() for t in uses) for name, uses in recording.outputs.items()}
     sizes = []
     for name, layer in kinds.items():

@@ -17,7 +17,7 @@ from bayes_vio.curvature.inputs import batch_size, map_tensors
 from bayes_vio.curvature.passes import Pass, Tally, chunks
 from bayes_vio.curvature.recorder import Recorder, ordinary, recording_gradients
 from bayes_vio.distributed import Workers
-from bayes_vio.models.likelihood import Fisher, cotangents, skip_labels
+from bayes_vio.models.likelihood import cotangents, skip_draws
 from bayes_vio.posterior.ella import parameter_tangents, tangent_features
 
 # Numbers that the gradients of one part of the points may hold.
@@ -119,8 +119,8 @@ def estimate_along(data: Pass, directions: dict[str, Tensor]) -> tuple[Tensor, T
             at = tangent_features(data.recorder, tangents, x)
             noise = likelihood.noise_cholesky(at.mean, at.noise_cholesky)
             tally.log_likelihood += float(likelihood.log_likelihood(at.mean, noise, target).sum())
-            if i == 0 and data.fisher is Fisher.MC:
-                skip_labels(likelihood, data.start, at.mean.shape[1], generator)
+            if i == 0:
+                skip_draws(data.fisher, likelihood, data.start, at.mean.shape[1], generator)
             roots = cotangents(data.fisher, likelihood, at.mean, noise, target, generator)
             columns = torch.einsum("cbo,bok->cbk", roots, at.features).flatten(0, 1).double()
             total += columns.mT @ columns

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from bayes_vio.choices import Structure
+from bayes_vio.choices import Fisher, Structure
 from bayes_vio.curvature.coverage import Uncovered
 from bayes_vio.curvature.eigenbasis import Eigenbasis, eigenbases
 from bayes_vio.curvature.estimate import (
@@ -23,7 +23,6 @@ from bayes_vio.curvature.kfac import Sharing
 from bayes_vio.curvature.layers import Layer
 from bayes_vio.curvature.passes import Pass, Tally
 from bayes_vio.curvature.recorder import Recorder, ordinary, split_output
-from bayes_vio.models.likelihood import Fisher
 from bayes_vio.posterior.block import CurvatureBlock
 from bayes_vio.posterior.blockwise import BlockwiseCurvature
 from bayes_vio.posterior.diagonal import DiagonalCurvature

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from bayes_vio.choices import NumberFormat
+from bayes_vio.choices import Fisher, NumberFormat
 from bayes_vio.curvature.diagonal import DiagonalSums
 from bayes_vio.curvature.estimate import (
     accumulate,
@@ -26,7 +26,6 @@ from bayes_vio.curvature.kfac import FactorSums
 from bayes_vio.curvature.layers import Layer
 from bayes_vio.curvature.passes import Pass, Tally, data_before
 from bayes_vio.distributed import Workers, current_workers
-from bayes_vio.models.likelihood import Fisher
 from bayes_vio.posterior.block import CurvatureBlock
 from bayes_vio.posterior.blockwise import BlockwiseCurvature
 from bayes_vio.posterior.diagonal import DiagonalCurvature
@@ -103,7 +102,7 @@ def with_information(
         seed=seed,
         device=posterior.device,
         workers=workers,
-        start=data_before(loader, workers) if fisher is Fisher.MC else 0,
+        start=data_before(loader, workers) if fisher.is_drawn else 0,
     )
     added = _added(data, posterior.curvature)
     n_new = float(added.tally.n_data) if n_data is None else float(n_data)

@@ -76,7 +76,7 @@ def assert_alike(got: Figures, expected: Figures, what: Any, rtol: float = 1e-6)
 
 
 FEW = [("image_and_vector", structure, None) for structure in STRUCTURES]
-FEW += [("classifier", "inf", "mc"), ("classifier", "ella", "mc"), ("two_heads", "kfac", "mc")]
+FEW += [("classifier", "inf", "probed"), ("classifier", "ella", "mc"), ("two_heads", "kfac", "mc")]
 MANY = [(name, structure, None) for name in CASES for structure in ("inf", "kfac")]
 MANY += [("classifier", s, f) for s in STRUCTURES for f in ("type2", "mc", "empirical")]
 
