@@ -1,8 +1,9 @@
 """The fitted artifact: a folder of artifact.json, model.safetensors, posterior.safetensors.
 
-artifact.json is sealed (see ``sealed``) and holds the hashes of the two other files, so that a
-changed bit anywhere is found before a number is used. Only these three names are ever opened, as
-regular files: links are not followed, and sizes are bounded before anything is read.
+An artifact with a regime classifier has its files, too (``regime.storage``). artifact.json is
+sealed (see ``sealed``) and holds the hashes of all other files, so that a changed bit anywhere is
+found before a number is used. Only these names are ever opened, as regular files: links are not
+followed, and sizes are bounded before anything is read.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ from bayes_vio.posterior import GaussianPrediction, Posterior
 from bayes_vio.posterior import storage as posterior_storage
 from bayes_vio.posterior.predictive import Prediction
 from bayes_vio.posterior.sketch import FeatureSketch
+from bayes_vio.regime import RegimeClassifier
+from bayes_vio.regime import storage as regime_storage
 from bayes_vio.sealed import FormatError, check_seal, parse, sealed
 from bayes_vio.whole_files import partial_folder, read_bounded, write_whole
 
@@ -50,10 +53,10 @@ __all__ = ["ArtifactError", "ImageStatistics", "MotionArtifact", "image_statisti
 
 FORMAT_VERSION = 2
 _JSON, _MODEL, _POSTERIOR = "artifact.json", "model.safetensors", "posterior.safetensors"
-_FILES = (_JSON, _MODEL, _POSTERIOR)
+_FILES = (_JSON, _MODEL, _POSTERIOR, *regime_storage.FILES)
 # artifact.json is a few kilobytes; a larger one is no artifact and is not read into memory.
 _LARGEST_JSON_BYTES = 4 * 1024 * 1024
-_LARGEST_MODEL_BYTES = 2**30
+_LARGEST_BYTES = {_MODEL: 2**30, _POSTERIOR: posterior_storage.LARGEST_BYTES}
 
 
 class ArtifactError(ValueError):
@@ -68,8 +71,9 @@ class MotionArtifact:
     epistemic error along a drive. ``noise_correlation``: how much of the noise lasts.
     ``dt_range_s``: intervals seen in training. ``metadata``: fit metrics, hashes of the bags, what
     the posterior covers; JSON values only. ``reliability``: what is usual for the inputs; None
-    where that was not measured: then nothing is doubted. Raises ArtifactError for values that no
-    car has.
+    where that was not measured: then nothing is doubted. ``regime``: judges images and ego-motion,
+    always on the CPU; None where it was not fitted. Raises ArtifactError for values that no car
+    has.
     """
 
     model: MotionModel
@@ -83,6 +87,7 @@ class MotionArtifact:
     dt_range_s: tuple[float, float]
     metadata: dict[str, Any]
     reliability: Reliability | None = None
+    regime: RegimeClassifier | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -127,6 +132,7 @@ class MotionArtifact:
             tensors = {
                 _MODEL: tensors_to_bytes({n: t.contiguous() for n, t in weights.items()}),
                 _POSTERIOR: posterior_storage.to_bytes(self.posterior),
+                **(regime_storage.to_files(self.regime) if self.regime else {}),
             }
             description = sealed(self._description(tensors))
         except (ValueError, RuntimeError) as error:
@@ -154,6 +160,7 @@ class MotionArtifact:
             "dt_range_s": list(self.dt_range_s),
             "reliability": asdict(self.reliability) if self.reliability else None,
             "metadata": self.metadata,
+            **({"regime": regime_storage.describe(self.regime)} if self.regime else {}),
         }
 
     @staticmethod
@@ -173,12 +180,24 @@ class MotionArtifact:
             artifact = _assemble(
                 description, model, posterior_storage.from_bytes(posterior, model, source)
             )
+            artifact = replace(artifact, regime=_read_regime(path, description))
             check_prediction(artifact)
         except ArtifactError as error:
             raise ArtifactError(f"artifact {path} is of no use: {error}") from error
         except _UNFIT as error:
             raise ArtifactError(f"artifact {path} does not fit this version: {error}") from error
         return artifact
+
+
+def _read_regime(path: Path, description: dict[str, Any]) -> RegimeClassifier | None:
+    """Return the regime classifier that the description tells of, if it does."""
+    told = description.get("regime")
+    if told is None:
+        return None
+    if unknown := set(told["files"]).difference(regime_storage.FILES):
+        raise ValueError(f"{sorted(unknown)[0]} is no file of a regime classifier")
+    files = {name: _read(path, name, description) for name in told["files"]}
+    return regime_storage.from_files(told, files, str(path))
 
 
 def _in_float64(p: Prediction) -> GaussianPrediction:
@@ -330,7 +349,7 @@ def _read(path: Path, name: str, description: dict[str, Any]) -> bytes:
     file = path / name
     if not file.is_file():
         raise ArtifactError(f"artifact {path} is incomplete: {name} is missing")
-    largest = _LARGEST_MODEL_BYTES if name == _MODEL else posterior_storage.LARGEST_BYTES
+    largest = _LARGEST_BYTES.get(name, regime_storage.LARGEST_BYTES)
     content, hashes = _read_file(file, largest), description.get("sha256")
     if not isinstance(hashes, dict) or hashes.get(name) != _sha256(content):
         raise ArtifactError(

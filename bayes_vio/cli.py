@@ -203,6 +203,9 @@ def fit(
         NumberFormat,
         typer.Option(help="What inf and diagonal are stored in; native: float32"),
     ] = NumberFormat.NATIVE,
+    no_regime: Annotated[
+        bool, typer.Option("--no-regime", help="Leave out the classifier of images and motion")
+    ] = False,
     time_offset: Annotated[
         float | None,
         number("IMU stamp minus image stamp, s", -10, 10, show_default="estimated"),
@@ -261,6 +264,7 @@ def fit(
         structure=structure.value,
         rank=rank,
         number_format=number_format.value,
+        regime=not no_regime,
         time_offset_s=time_offset,
         start_from=start_from,
         seed=seed,

@@ -123,7 +123,7 @@ WorkFolder = Annotated[
     typer.Option(help="Decoded frames, checkpoint", show_default="OUT.work", metavar="FOLDER"),
 ]
 # What a fit chooses and a continued one has from its artifact.
-_OF_A_NEW_FIT = ("batch_size", "structure", "rank", "start_from", "learning_rate")
+_OF_A_NEW_FIT = ("batch_size", "structure", "rank", "no_regime", "start_from", "learning_rate")
 
 
 def check_continued(context: typer.Context) -> None:

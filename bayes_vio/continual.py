@@ -260,6 +260,7 @@ def _assemble(
         image_statistics=_widened(parent.image_statistics, own.image_statistics),
         reliability=_usual_for_either(parent.reliability, own.reliability),
         dt_range_s=(min(low), max(high)),
+        regime=parent.regime,
     )
 
 

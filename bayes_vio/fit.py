@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from bayes_vio.models.motion import MotionModel
 from bayes_vio.posterior import Posterior, fit_posterior
 from bayes_vio.posterior.fit import Request, check_fit
 from bayes_vio.posterior.number_format import check_format
+from bayes_vio.regime.fit import RegimeSettings, fit_regime
 from bayes_vio.training.batch_memory import check_batch
 from bayes_vio.training.calibration import Calibration, calibrate, score
 from bayes_vio.training.correlation import correlations
@@ -63,6 +64,7 @@ class FitSettings:
     ``number_format``: what the posterior is rounded to and stored in, "native" being float32.
     ``fisher``: "probed" reads three times as many samples as "type2" in the same time, whose
     exactness on each of them is worth less (decision 33).
+    ``regime``: whether to fit the classifier of images and ego-motion, too.
     """
 
     map: MapFitSettings = field(default_factory=MapFitSettings)
@@ -70,6 +72,7 @@ class FitSettings:
     rank: int = 100
     fisher: str = "probed"
     number_format: str = "native"
+    regime: bool = True
     prior_precisions: tuple[float, ...] = (1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
     curvature_samples: int = 10_000
     calibration_samples: int = 400
@@ -115,6 +118,8 @@ def fit(
 
     def finish() -> MotionArtifact:
         artifact = _assemble(estimate, posterior, calibration, recordings, settings, observer)
+        if settings.regime:
+            artifact = with_regime(artifact, recordings, settings.seed, observer)
         artifact.save(out)
         observer.note(f"wrote {out}")
         report_on(
@@ -267,6 +272,23 @@ def _assemble(
             "settings": json.loads(json.dumps(asdict(settings), default=str)),
         },
         observer,
+    )
+
+
+def with_regime(
+    artifact: MotionArtifact, recordings: Recordings, seed: int, observer: FitObserver
+) -> MotionArtifact:
+    """Return the artifact with a regime classifier fitted on recordings, its scores in metadata.
+
+    Its motion model and posterior stay as they are.
+    """
+    observer.stage("Fitting the regime classifier")
+    regime, scores = fit_regime(
+        artifact.model, recordings.train, recordings.validation, RegimeSettings(seed=seed)
+    )
+    observer.note(scores.describe())
+    return replace(
+        artifact, regime=regime, metadata={**artifact.metadata, "regime": asdict(scores)}
     )
 
 

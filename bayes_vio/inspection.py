@@ -15,7 +15,7 @@ _MIB = 1024 * 1024
 
 
 def inspect_artifact(path: Path, console: Console | None = None) -> None:
-    """Print an artifact's origin, fit metrics, posterior, storage and layers' shares.
+    """Print an artifact's origin, fit metrics, regimes, posterior, storage and layers' shares.
 
     Raises ArtifactError where the folder is no whole artifact of this version, or its metadata is
     not what a fit writes.
@@ -27,6 +27,7 @@ def inspect_artifact(path: Path, console: Console | None = None) -> None:
         tables = (
             _origin(path, description),
             _accuracy(artifact.metadata),
+            _regime(artifact),
             _storage(artifact),
             _layers(artifact),
             _uncovered(artifact),
@@ -114,6 +115,26 @@ def _accuracy(metadata: dict[str, Any]) -> Table | None:
             f"{100 * rows['coverage_95'][i]:.1f} %",
             f"{rows['noise_scale'][i]:.2f}",
         )
+    return table
+
+
+def _regime(artifact: MotionArtifact) -> Table | None:
+    """Return what the regime classifier is worth; None for an artifact without one."""
+    if artifact.regime is None:
+        return None
+    limits, scores = artifact.regime.thresholds, artifact.metadata.get("regime", {})
+    table = _table(
+        "The regime classifier, on the validation recordings", "of", "right", "by class"
+    )
+    for name in ("image", "ego_motion"):
+        by_class = scores.get(f"{name}_accuracy_by_class", {})
+        parts = ", ".join(f"{c} {_percent(share) or 'none'}" for c, share in by_class.items())
+        table.add_row(name, _percent(scores.get(f"{name}_accuracy")), _printable(parts))
+    doubted = (
+        f"where P(not nominal) > {limits.doubtful_fault:.2f} or mutual information > "
+        f"{limits.doubtful_information:.3f} nats; left out above {limits.unusable_fault:.3f}"
+    )
+    table.add_row("doubted", _percent(scores.get("spoiled_noticed")), doubted)
     return table
 
 

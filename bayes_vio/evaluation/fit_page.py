@@ -25,7 +25,8 @@ _MINUS = "\u2212"
 def render_fit(report: dict, name: str) -> str:
     """Return the page of a fit report (see `bayes_vio.evaluation.fit_report`)."""
     sections = (_summary(report, name), _recordings(report), _alignment(report))
-    sections += (_training(report), _calibration(report), _posterior(report), _end(report))
+    sections += (_training(report), _calibration(report), _regime(report))
+    sections += (_posterior(report), _end(report))
     return document(f"Fit of {name}", "".join(sections))
 
 
@@ -210,6 +211,12 @@ def _calibration(report: dict) -> str:
         )
         + f'<p class="note">The noise that training learned was scaled by: {scale}.</p>'
     )
+
+
+def _regime(report: dict) -> str:
+    if report["regime"] is None:
+        return ""
+    return "<h2>Which images it would doubt</h2>" + fit_tables.regime(report["regime"])
 
 
 def _posterior(report: dict) -> str:

@@ -18,6 +18,7 @@ while ``schema_version`` is 1. Lengths in m, times in s, angles in deg where a k
     prior_search  [{prior_precision, nll}], and prior_precision, the one chosen
     validation    recordings, time_s, speed_m_s, noise_scale {axis: factor}, judgement, measured
                   (as in `report`'s docstring, frame by frame)
+    regime        scores and thresholds of the regime classifier, null without one
     posterior     the posterior's own report; storage {structure: numbers}, nbytes, parameters,
                   covered_share
     artifact      time_offset_s, dt_range_s, epistemic_correlation_s, sha256
@@ -112,6 +113,7 @@ def describe_fit(
             {"prior_precision": p, "nll": nll} for p, nll in metadata["prior_search"]
         ],
         "validation": _validation(artifact, recordings.validation, errors),
+        "regime": _regime(artifact),
         "posterior": _posterior(artifact),
         "artifact": {
             "time_offset_s": artifact.time_offset_s,
@@ -155,6 +157,12 @@ def _validation(
         "judgement": judgement,
         "measured": {**measured, "judgement": judgement},
     }
+
+
+def _regime(artifact: MotionArtifact) -> dict | None:
+    if artifact.regime is None:
+        return None
+    return {**artifact.metadata["regime"], "thresholds": asdict(artifact.regime.thresholds)}
 
 
 def _posterior(artifact: MotionArtifact) -> dict:

@@ -148,3 +148,31 @@ def storage(posterior: dict) -> str:
         f"{100 * posterior['covered_share']:.0f} % carry uncertainty. "
         + (f"Kept at their best values, without any: {kept}." if kept else "None is left out."),
     )
+
+
+def regime(scores: dict) -> str:
+    """Return what the regime classifier is worth on validation, and where it draws the line."""
+    rows = [
+        [
+            Cell(what),
+            Cell(_share(scores[f"{name}_accuracy"])),
+            Cell(", ".join(f"{c} {_share(s)}" for c, s in by_class.items()) or DASH),
+        ]
+        for name, what in (("image", "state of an image"), ("ego_motion", "what the car does"))
+        for by_class in [scores[f"{name}_accuracy_by_class"]]
+    ]
+    limits = scores["thresholds"]
+    return table(
+        ["told apart", "right", "by class"],
+        rows,
+        f"On validation images, spoiled as in training. An image is doubted where it is not "
+        f"nominal with a probability above {limits['doubtful_fault']:.2f}, or its mutual "
+        f"information exceeds {limits['doubtful_information']:.3f} nats: so are "
+        f"{_share(scores['spoiled_noticed'])} of spoiled images and "
+        f"{_share(1 - scores['nominal_kept'])} of nominal ones. Above "
+        f"{limits['unusable_fault']:.3f} it is left out.",
+    )
+
+
+def _share(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:.1f} %"

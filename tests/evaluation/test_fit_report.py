@@ -71,6 +71,9 @@ def test_the_artifact_stays_as_it_is(fitted, folder):
         "artifact.json",
         "model.safetensors",
         "posterior.safetensors",
+        "regime.safetensors",
+        "regime_image.safetensors",
+        "regime_ego_motion.safetensors",
     }
     assert MotionArtifact.load(folder / "car").metadata == fitted[0].metadata
 

@@ -102,6 +102,7 @@ def run(paths: Fit, die_at: Point | None) -> None:
         curvature_samples=6,
         calibration_samples=6,
         time_offset_s=0.0,
+        regime=False,
         device="cpu",
     )
     try:
