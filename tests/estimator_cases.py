@@ -52,6 +52,7 @@ class KnownArtifact:
     dt_range_s: tuple[float, float] = (0.05, 0.2)
     reliability: Reliability | None = None
     model: nn.Module = field(default_factory=lambda: nn.Linear(1, 1))
+    regime: None = None
     asked: list[MotionInput] = field(default_factory=list)
     corrupt: Callable[[Prediction], Prediction] = lambda p: p
 

@@ -62,7 +62,9 @@ class Estimator:
         self._R_base_imu = np.asarray(extrinsics.T_base_imu, np.float64)[:3, :3]
         projector = ViewProjector(self._camera, extrinsics.T_base_camera[:3, :3])
         usable_images = artifact.image_statistics
-        self._builder = IntervalBuilder(projector, usable_images, self._time_offset_ns, s)
+        self._builder = IntervalBuilder(
+            projector, usable_images, self._time_offset_ns, s, artifact.regime
+        )
         self._predictor = IncrementPredictor(artifact, s, projector.valid)
         self._imu = ImuBuffer(s.imu_buffer_s, s.imu_rate_max_hz)
         self._imu_gate: StampGate[Array] = StampGate(s.stamp_jump_s, s.stamp_jump_messages)
@@ -287,6 +289,7 @@ class Estimator:
             cause=", ".join(cause.value for cause in causes),
             T_odom_base=self._odometry.T_odom_base,
             odom_cov=self._odometry.cov,
+            regime=increment.regime,
         )
 
     def _accumulate(self, increment: Increment, dt_s: float) -> tuple[Cause, ...]:

@@ -1,8 +1,12 @@
-"""Tell images that show the motion from those that are dark, glaring, blurred or frozen."""
+"""Tell images that show the motion from those that are dark, glaring, blurred or frozen.
+
+Two bounds on a view's statistics tell the worst; what an artifact's regime classifier holds of
+the image is added to them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -11,15 +15,40 @@ from numpy.typing import NDArray
 from bayes_vio.conventions import ANGULAR_RATE, SPECIFIC_FORCE
 from bayes_vio.data.image_quality import ImageStatistics, image_statistics_of
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
+from bayes_vio.regime.classes import ImageRegime, ImageVerdict, Regime
+
+_FAULT_OF = {
+    ImageRegime.BLURRED: Cause.IMAGE_BLURRED,
+    ImageRegime.DARK: Cause.IMAGE_DARK,
+    ImageRegime.OCCLUDED: Cause.IMAGE_OCCLUDED,
+    ImageRegime.FROZEN: Cause.IMAGE_FROZEN,
+}
 
 
 @dataclass(frozen=True)
 class Frame:
-    """An image as the model sees it: view [80, 256] uint8, and what is wrong with it (or None)."""
+    """An image as the model sees it: view [80, 256] uint8, and what is wrong with it (or None).
+
+    ``regime``: what the artifact's classifier believes of it, None without one.
+    """
 
     stamp_ns: int
     view: NDArray[np.uint8]
     fault: Cause | None
+    regime: Regime | None = None
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a usable image is unlike those of training."""
+        verdict = self.regime.verdict if self.regime else ImageVerdict.NOMINAL
+        return self.fault is None and verdict is not ImageVerdict.NOMINAL
+
+    def judged(self, regime: Regime) -> Frame:
+        """Return the frame with a regime, whose class is its fault if it has none and must."""
+        fault = self.fault
+        if fault is None and regime.verdict is ImageVerdict.UNUSABLE:
+            fault = _FAULT_OF[regime.image_class]
+        return replace(self, fault=fault, regime=regime)
 
 
 def view_fault(view: NDArray[np.uint8], usable: ImageStatistics) -> Cause | None:

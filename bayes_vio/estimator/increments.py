@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bayes_vio.data.samples import MotionInput
 from bayes_vio.data.windows import motion_input
 from bayes_vio.estimator.coasting import Coasting
 from bayes_vio.estimator.doubt import Doubt, Doubter
@@ -18,6 +19,7 @@ from bayes_vio.filters.covariance import CovarianceError, bounded, check_spd
 from bayes_vio.geometry import se3
 from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior.sketch import FeatureSketch
+from bayes_vio.regime.classes import Regime
 
 if TYPE_CHECKING:
     from bayes_vio.artifact import MotionArtifact
@@ -31,7 +33,8 @@ class Increment:
     """T_earlier_later [4, 4], both parts of its right covariance [6, 6], whether it is a guess.
 
     ``features`` [6, size]: of the epistemic error; None for a guess, which no weights made.
-    ``noise_correlation``: how its noise lasts, where not as the artifact says.
+    ``noise_correlation``: how its noise lasts, where not as the artifact says. ``regime``: of the
+    image and the motion, where the artifact can tell.
     """
 
     T_earlier_later: Array
@@ -41,6 +44,7 @@ class Increment:
     causes: tuple[Cause, ...]
     features: Array | None = None
     noise_correlation: NoiseCorrelation | None = None
+    regime: Regime | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,16 @@ class IncrementPredictor:
 
     def predict(self, interval: Interval) -> Increment:
         """Return the increment of an interval; increments must be asked for in order of time."""
+        return replace(self._increment(interval), regime=self._regime(interval))
+
+    def _regime(self, interval: Interval) -> Regime | None:
+        """Return the interval's regime with the motion, which a usable pair of images shows."""
+        classifier, regime = self._artifact.regime, interval.regime
+        if classifier is None or regime is None or interval.flow is None:
+            return regime
+        return classifier.with_ego_motion(regime, self._input(interval))
+
+    def _increment(self, interval: Interval) -> Increment:
         excess = self._excess(interval.dt_s)
         causes = interval.causes
         if excess > self._settings.dt_margin * (1 + _ROUNDING):
@@ -123,12 +137,8 @@ class IncrementPredictor:
         imu_share = float(interval.imu_valid.mean())
         return interval.flow is not None or imu_share >= self._settings.imu_share_min
 
-    def _ask(self, interval: Interval) -> tuple[_Prediction, Doubt]:
-        """Return the model's prediction, and what doubt has widened it by.
-
-        Raises CovarianceError if it is no prediction.
-        """
-        x = motion_input(
+    def _input(self, interval: Interval) -> MotionInput:
+        return motion_input(
             interval.view,
             interval.flow,
             self._view_valid,
@@ -136,7 +146,13 @@ class IncrementPredictor:
             interval.imu_valid,
             interval.dt_s,
         )
-        x = x.map(lambda t: t.to(self._device))
+
+    def _ask(self, interval: Interval) -> tuple[_Prediction, Doubt]:
+        """Return the model's prediction, and what doubt has widened it by.
+
+        Raises CovarianceError if it is no prediction.
+        """
+        x = self._input(interval).map(lambda t: t.to(self._device))
         p, features = self._artifact.predict_features(x, self._sketch)
         mean, epistemic_cov, noise_cov = (
             t[0].detach().cpu().double().numpy() for t in (p.mean, p.epistemic_cov, p.noise_cov)

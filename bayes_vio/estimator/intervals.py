@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_vio.conventions import NS_PER_S
-from bayes_vio.data.frames import FlowEstimator, ViewProjector
+from bayes_vio.data.frames import FlowEstimator, ViewProjector, to_grid_levels
 from bayes_vio.data.image_quality import ImageStatistics
 from bayes_vio.data.windows import imu_bins
 from bayes_vio.estimator.buffers import ImuBuffer, WaitingImage
 from bayes_vio.estimator.frame_check import Frame, imu_says_motion, is_frozen, view_fault
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
+from bayes_vio.regime import Regime, RegimeClassifier
 
 _INTERVALS_KEPT = 31
 _INTERVALS_NEEDED = 5  # before a median means something
@@ -27,7 +28,7 @@ class Interval:
 
     view [80, 256]: the later image's, with flow [2, 40, 128] from it to the earlier one; both
     None where the camera cannot be used. imu [20, 6], imu_valid [20]: see data.windows. causes:
-    what is not nominal so far.
+    what is not nominal so far. regime: of the later image, where the artifact can tell.
     """
 
     earlier_stamp_ns: int
@@ -37,6 +38,7 @@ class Interval:
     imu: NDArray[np.float32]
     imu_valid: NDArray[np.float32]
     causes: tuple[Cause, ...]
+    regime: Regime | None = None
 
     @property
     def dt_s(self) -> float:
@@ -66,8 +68,10 @@ class IntervalBuilder:
         usable_images: ImageStatistics,
         time_offset_ns: int,
         settings: EstimatorSettings,
+        regimes: RegimeClassifier | None = None,
     ) -> None:
         self._projector = projector
+        self._regimes = regimes
         self._flow = FlowEstimator(projector.valid_pixels)
         self._usable_images = usable_images
         self._time_offset_ns = time_offset_ns
@@ -100,6 +104,9 @@ class IntervalBuilder:
         imu, imu_valid = self._imu_window(samples, start_ns, image.stamp_ns)
         earlier_view = self.sound_view_at(start_ns)
         frame = self._look_at(image, imu_says_motion(imu, imu_valid, self._settings))
+        if self._regimes is not None and self._last is not None:
+            levels = to_grid_levels(self._last.view), to_grid_levels(frame.view)
+            frame = frame.judged(self._regimes.judge_image(*levels, imu, imu_valid))
         causes = _camera_causes(frame, earlier_view) + _imu_causes(imu_valid)
         if self._last is not None and self._last.stamp_ns == start_ns:
             causes += self._dropped_frames((image.stamp_ns - start_ns) / NS_PER_S)
@@ -107,7 +114,9 @@ class IntervalBuilder:
         view = flow = None
         if frame.fault is None and earlier_view is not None:
             view, flow = frame.view, self._flow_between(earlier_view, frame.view)
-        return Interval(start_ns, image.stamp_ns, view, flow, imu, imu_valid, tuple(causes))
+        return Interval(
+            start_ns, image.stamp_ns, view, flow, imu, imu_valid, tuple(causes), frame.regime
+        )
 
     def without_image(self, start_ns: int, end_ns: int, samples: ImuBuffer) -> Interval:
         """Return an interval that ends with no image."""
@@ -154,7 +163,8 @@ class IntervalBuilder:
 def _camera_causes(frame: Frame, earlier_view: NDArray[np.uint8] | None) -> list[Cause]:
     if frame.fault is not None:
         return [frame.fault]
-    return [Cause.EARLIER_IMAGE_UNUSABLE] if earlier_view is None else []
+    causes = [Cause.IMAGE_DOUBTFUL] if frame.is_doubtful else []
+    return causes + ([Cause.EARLIER_IMAGE_UNUSABLE] if earlier_view is None else [])
 
 
 def _imu_causes(imu_valid: NDArray[np.float32]) -> list[Cause]:

@@ -8,6 +8,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_vio.regime.classes import Regime
+
 
 class TrackingState(Enum):
     """How far the increments can be trusted; the covariance says the same in numbers."""
@@ -56,6 +58,8 @@ class Cause(Enum):
     IMAGE_UNFAMILIAR = "image_unfamiliar"  # unlike the pictures of training
     VIEW_BLIND = "view_blind"  # a part of it is covered, or outside the camera's image
     SENSORS_DISAGREE = "sensors_disagree"  # camera and gyro tell different rotations
+    IMAGE_OCCLUDED = "image_occluded"
+    IMAGE_DOUBTFUL = "image_doubtful"  # unlike the images of training, but used
     INTERVAL_UNUSUAL = "interval_unusual"
     INTERVAL_OUT_OF_RANGE = "interval_out_of_range"
     MODEL_OUTPUT = "model_output"
@@ -71,6 +75,7 @@ class MotionEstimate:
     T_earlier_later [4, 4]: the increment. epistemic_cov, noise_cov [6, 6]: the two parts of the
     covariance of its right perturbation (m, rad). cause: why the state is what it is, "" when
     tracking. T_odom_base [4, 4], odom_cov [6, 6] (right perturbation): accumulated up to stamp_ns.
+    regime: what is believed of the later image and of the motion, where the artifact can tell.
     """
 
     earlier_stamp_ns: int
@@ -83,6 +88,7 @@ class MotionEstimate:
     cause: str
     T_odom_base: NDArray[np.float64]
     odom_cov: NDArray[np.float64]
+    regime: Regime | None = None
 
     @property
     def cov(self) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.filters.consistency import NeesWindow
 from bayes_vio.predictive_choice import PredictiveChoice
+from bayes_vio.regime.classes import EGO_MOTION_CLASSES, IMAGE_CLASSES, ClassBelief, Regime
 from bayes_vio.ros.messages import time_of
 
 _LATENCY_WINDOW = 300
@@ -106,6 +107,27 @@ def predictive_values(choice: PredictiveChoice) -> dict[str, str]:
     if choice.budget_s is not None:
         values["latency budget (ms)"] = f"{1e3 * choice.budget_s:.2f}"
         values["latency budget holds"] = str(choice.holds)
+    return values
+
+
+def regime_values(regime: Regime | None) -> dict[str, str]:
+    """Return what is believed of the last image and the motion; nothing where none can tell."""
+    if regime is None:
+        return {}
+    values = {"image class": regime.image_class.value, "image verdict": regime.verdict.value}
+    values |= _belief_values("image", [c.value for c in IMAGE_CLASSES], regime.image)
+    motion, kind = regime.ego_motion, regime.ego_motion_class
+    if motion is not None and kind is not None:
+        values["ego-motion class"] = kind.value
+        values |= _belief_values("ego-motion", [c.value for c in EGO_MOTION_CLASSES], motion)
+    return values
+
+
+def _belief_values(what: str, classes: list[str], belief: ClassBelief) -> dict[str, str]:
+    pairs = zip(classes, belief.probs.tolist(), strict=True)
+    values = {f"{what} P({name})": f"{probability:.3f}" for name, probability in pairs}
+    values[f"{what} entropy (nats)"] = f"{belief.entropy:.3f}"
+    values[f"{what} mutual information (nats)"] = f"{belief.mutual_information:.3f}"
     return values
 
 
