@@ -9,12 +9,13 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_vio.conventions import NS_PER_S
+from bayes_vio.conventions import ANGULAR_RATE, NS_PER_S
 from bayes_vio.data.frames import FlowEstimator, ViewProjector, to_grid_levels
 from bayes_vio.data.image_quality import ImageStatistics
 from bayes_vio.data.windows import imu_bins
 from bayes_vio.estimator.buffers import ImuBuffer, WaitingImage
 from bayes_vio.estimator.frame_check import Frame, imu_says_motion, is_frozen, view_fault
+from bayes_vio.estimator.standstill import GyroBias, StandstillSettings, stands
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 from bayes_vio.regime import Regime, RegimeClassifier
 
@@ -76,6 +77,8 @@ class IntervalBuilder:
         self._usable_images = usable_images
         self._time_offset_ns = time_offset_ns
         self._settings = settings
+        self._standstill = StandstillSettings()
+        self.gyro_bias = GyroBias(self._standstill)
         self.reset()
 
     def reset(self) -> None:
@@ -83,6 +86,7 @@ class IntervalBuilder:
         self._last: Frame | None = None
         self._measured: _Flow | None = None
         self._lengths_s: deque[float] = deque(maxlen=_INTERVALS_KEPT)
+        self.gyro_bias.reset()
 
     def start(self, image: WaitingImage) -> None:
         """Take the first image, to which no interval leads."""
@@ -114,6 +118,8 @@ class IntervalBuilder:
         view = flow = None
         if frame.fault is None and earlier_view is not None:
             view, flow = frame.view, self._flow_between(earlier_view, frame.view)
+        dt_s = (image.stamp_ns - start_ns) / NS_PER_S
+        imu = self._without_bias(flow, imu, imu_valid, dt_s)
         return Interval(
             start_ns, image.stamp_ns, view, flow, imu, imu_valid, tuple(causes), frame.regime
         )
@@ -122,7 +128,22 @@ class IntervalBuilder:
         """Return an interval that ends with no image."""
         imu, imu_valid = self._imu_window(samples, start_ns, end_ns)
         causes = (Cause.IMAGE_MISSING, *_imu_causes(imu_valid))
+        imu = self._without_bias(None, imu, imu_valid, (end_ns - start_ns) / NS_PER_S)
         return Interval(start_ns, end_ns, None, None, imu, imu_valid, causes)
+
+    def _without_bias(
+        self,
+        flow: NDArray[np.floating] | None,
+        imu: NDArray[np.float32],
+        imu_valid: NDArray[np.float32],
+        dt_s: float,
+    ) -> NDArray[np.float32]:
+        """Learn the gyro's bias if the car stands, and return the bins [20, 6] without it."""
+        standing = stands(flow, imu, imu_valid, self._standstill)
+        self.gyro_bias.observe(standing, imu, dt_s)
+        corrected = imu.copy()
+        corrected[:, ANGULAR_RATE] -= self.gyro_bias.rate * imu_valid[:, None]
+        return corrected
 
     def _look_at(self, image: WaitingImage, moving: bool) -> Frame:
         view = self._view_of(image)

@@ -1,0 +1,110 @@
+"""Tell the gyro's bias while the car stands, to take it out of what the gyro says later.
+
+A filter of Kalman's for a bias that wanders (random walk), each axis by itself, the same variance
+for all: standing measures the bias, driving lets its variance grow. Before the first standstill
+the bias is unknown and nothing is taken out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_vio.conventions import ANGULAR_RATE, SPECIFIC_FORCE
+from bayes_vio.data.samples import VIEW_FOCAL_PX
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StandstillSettings:
+    """When a car is taken to stand, and what is known of a car's gyro; SI units."""
+
+    flow_px: float = 0.15  # nine tenths of the view move by less
+    rate_bound_rad_s: float = 0.03  # beyond any car gyro's bias: the car turns
+    rate_std_rad_s: float = 0.01  # of the bins of one interval
+    specific_force_std_m_s2: float = 0.15
+    settling_s: float = 0.5  # the suspension swings for a while after a stop
+    noise_density: float = 1e-3  # rad/s/sqrt(Hz), an idling engine included
+    walk: float = 3e-5  # of the bias, rad/s^2/sqrt(Hz)
+    known_std_rad_s: float = 1e-3  # a bias known worse is as good as unknown
+
+
+def stands(
+    flow: NDArray[np.floating] | None,
+    imu: NDArray,
+    imu_valid: NDArray,
+    settings: StandstillSettings,
+) -> bool:
+    """Return whether image and IMU both say that the car stands.
+
+    flow [2, 40, 128] (None: no usable image, so nobody knows), imu [20, 6], imu_valid [20]. Nine
+    tenths of the view must not move (another car may); the IMU must be steady and all there.
+    """
+    if flow is None or not imu_valid.all():
+        return False
+    moved_px = np.quantile(np.hypot(flow[0], flow[1]), 0.9) * VIEW_FOCAL_PX
+    turning = np.abs(imu[:, ANGULAR_RATE].mean(0)).max()
+    unsteady = imu[:, ANGULAR_RATE].std(0).max()
+    shaking = np.linalg.norm(imu[:, SPECIFIC_FORCE].std(0))
+    return bool(
+        moved_px < settings.flow_px
+        and turning < settings.rate_bound_rad_s
+        and unsteady < settings.rate_std_rad_s
+        and shaking < settings.specific_force_std_m_s2
+    )
+
+
+class GyroBias:
+    """The gyro's bias [3] (rad/s, base axes) and its standard deviation, from standstills."""
+
+    def __init__(self, settings: StandstillSettings | None = None) -> None:
+        self._settings = settings or StandstillSettings()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the bias."""
+        self._stood_s = 0.0
+        self._last: tuple[Array, float] | None = None
+        self._bias = np.zeros(3)
+        self._var: float | None = None
+
+    @property
+    def std(self) -> float | None:
+        """Return the bias' standard deviation (rad/s, each axis); None: it is not known.
+
+        It becomes known by standing, and forgotten by driving long enough.
+        """
+        std = None if self._var is None else float(np.sqrt(self._var))
+        return std if std is not None and std < self._settings.known_std_rad_s else None
+
+    @property
+    def rate(self) -> Array:
+        """Return what to take out of the gyro's rates [3] (rad/s): zero where nothing is known."""
+        return np.zeros(3) if self.std is None else self._bias
+
+    def observe(self, standing: bool, imu: NDArray, dt_s: float) -> None:
+        """Take the bins [20, 6] of an interval (bias included) and whether the car stood in it.
+
+        An interval counts only once the next one was found standing, too: a car moves off before
+        its images show it.
+        """
+        s = self._settings
+        if self._var is not None:
+            self._var += s.walk**2 * dt_s
+        if standing and self._last is not None:
+            self._update(*self._last)
+        self._stood_s = self._stood_s + dt_s if standing else 0.0
+        settled = standing and self._stood_s > s.settling_s
+        mean = imu[:, ANGULAR_RATE].mean(0).astype(np.float64)
+        self._last = (mean, s.noise_density**2 / dt_s) if settled else None
+
+    def _update(self, rate: Array, var: float) -> None:
+        if self._var is None:
+            self._bias, self._var = rate, var
+            return
+        gain = self._var / (self._var + var)
+        self._bias = self._bias + gain * (rate - self._bias)
+        self._var = (1 - gain) * self._var
