@@ -4,9 +4,24 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from bayes_vio.conventions import ANGULAR_RATE, ROT_X, ROT_Z, SPECIFIC_FORCE, Y
-from bayes_vio.data.samples import MotionInput
+from bayes_vio.conventions import (
+    ANGULAR_RATE,
+    R_BASE_OPTICAL,
+    ROT_X,
+    ROT_Z,
+    SPECIFIC_FORCE,
+    Y,
+)
+from bayes_vio.data.samples import (
+    VIEW_FOCAL_PX,
+    VIEW_HEIGHT,
+    VIEW_WIDTH,
+    MotionInput,
+)
+from bayes_vio.geometry import so3
+from bayes_vio.models.flow_geometry import ray_grid
 
 # A mirror in the x-z plane turns the sign of y as a vector, and of rotX and rotZ as pseudovectors.
 _MIRRORED = (Y, ROT_X, ROT_Z)
@@ -22,6 +37,7 @@ class AugmentationSettings:
     force_bias_std_m_s2: float = 0.05
     rate_bias_std_rad_s: float = 0.0005
     gray_gain_std: float = 0.2
+    tilt_std_rad: tuple[float, float, float] = (0.003, 0.005, 0.003)  # roll, pitch, yaw
 
 
 def augment(
@@ -29,6 +45,9 @@ def augment(
 ) -> tuple[MotionInput, Tensor]:
     """Return a changed batch and its targets [batch, 6]; the arguments stay as they are."""
     x, target = _mirror(x, target, _chance(len(x), settings.mirror, generator))
+    if any(settings.tilt_std_rad):
+        std = torch.tensor(settings.tilt_std_rad)
+        x, target = tilted(x, target, std * torch.randn(len(x), 3, generator=generator))
     x = _disturb(x, settings, generator)
     return _drop_sensors(x, settings, generator), target
 
@@ -50,6 +69,44 @@ def _mirror(x: MotionInput, target: Tensor, chosen: Tensor) -> tuple[MotionInput
         imu=torch.where(chosen[:, None, None], x.imu * imu_sign, x.imu),
     )
     return mirrored, torch.where(chosen[:, None], target * sign, target)
+
+
+def tilted(x: MotionInput, target: Tensor, tilt: Tensor) -> tuple[MotionInput, Tensor]:
+    """Return the batch as it is for a base_link turned by tilt [batch, 3] (rad, base axes).
+
+    A car leans on its springs by how it is loaded, and its sensors are mounted to about a degree.
+    Rays, flow, IMU and target turn alike; a rim of the view, which the camera did not see, repeats
+    its border.
+    """
+    R = so3.exp(tilt)  # R_base_tilted
+    R_optical = torch.as_tensor(R_BASE_OPTICAL.copy(), dtype=R.dtype)
+    R_optical = R_optical.T @ R @ R_optical
+    u, v = ray_grid()
+    rays = torch.stack([u, v, torch.ones_like(u)])
+    seen = _direction(torch.einsum("bij,jhw->bihw", R_optical, rays))
+    maps = torch.cat([x.gray[:, None], x.view_valid[:, None], x.flow], 1)
+    maps = F.grid_sample(
+        maps, _to_grid(seen), mode="bilinear", padding_mode="border", align_corners=False
+    )
+    gray, view_valid, flow = maps[:, 0], maps[:, 1], maps[:, 2:]
+    earlier = torch.cat([seen + flow, torch.ones_like(flow[:, :1])], 1)
+    moved = _direction(torch.einsum("bji,bjhw->bihw", R_optical, earlier)) - rays[:2]
+    still = (flow == 0).all(1, keepdim=True)  # a frozen image stays one
+    imu = torch.einsum("bji,btkj->btki", R, x.imu.unflatten(-1, (2, 3))).flatten(-2)
+    turned = torch.einsum("bji,bkj->bki", R, target.unflatten(-1, (2, 3))).flatten(-2)
+    flow = torch.where(still, 0.0, moved)
+    return replace(x, gray=gray, view_valid=view_valid, flow=flow, imu=imu), turned
+
+
+def _direction(points: Tensor) -> Tensor:
+    """Return the rays' coordinates [batch, 2, h, w] (focal lengths) of points [batch, 3, h, w]."""
+    return points[:, :2] / points[:, 2:]
+
+
+def _to_grid(rays: Tensor) -> Tensor:
+    """Return where rays [batch, 2, h, w] lie on the grid [batch, h, w, 2], its edges at -1, 1."""
+    edge = torch.tensor([VIEW_WIDTH, VIEW_HEIGHT]) / (2 * VIEW_FOCAL_PX)
+    return rays.movedim(1, -1) / edge
 
 
 def _disturb(
