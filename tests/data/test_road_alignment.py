@@ -102,7 +102,9 @@ def test_moved_is_the_projection_of_the_point(yaw: float, way: float, x: float, 
     point = depth * np.array([x, y, 1.0])
     c, s = np.cos(yaw), np.sin(yaw)
     seen = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ point + np.array([0, 0, way])
-    moved_x, moved_y = RoadMotion(yaw, way).moved(np.float32([x]), np.float32([y]))
+    moved_x, moved_y = RoadMotion(yaw, way).moved(
+        np.array([x], np.float32), np.array([y], np.float32)
+    )
     assert float(moved_x[0]) == pytest.approx(seen[0] / seen[2], abs=1e-5)
     assert float(moved_y[0]) == pytest.approx(seen[1] / seen[2], abs=1e-5)
 
