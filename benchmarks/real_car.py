@@ -1,11 +1,13 @@
 """A real car, from bags to the node: KITTI recordings with camera, IMU and reference.
 
-    python benchmarks/real_car.py [--work FOLDER] [--epochs N] [--test] [--live]
+    python benchmarks/real_car.py [--work FOLDER] [--start-from FITTED] [--test] [--live]
 
 Trained on 00 and 02 (and 03 by camera alone), validated on 06 and raw 0005; once from random
-weights and once from the packaged artifact, of which validation chooses one. Only with --test is
-the chosen one evaluated on 05 (frames 0-299): write each such run into docs/log.md. --live also
-plays 05 to the node over DDS. Needs the recordings: BAYES_VIO_DATA, see README.
+weights and once from the packaged artifact, of which validation chooses one. --start-from names
+another than the packaged one, as benchmarks/odometry.py fits it on rendered drives along a real
+car's trajectories. Only with --test is the chosen one evaluated on 05 (frames 0-299): write each
+such run into docs/log.md. --live also plays 05 to the node over DDS. Needs the recordings:
+BAYES_VIO_DATA, see README.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from kitti_bags import data_folder, write_all
 
-from bayes_vio.artifact import MotionArtifact, default_artifact_path
+from bayes_vio.artifact import MotionArtifact, default_artifact_path, read_description
 from bayes_vio.evaluation import evaluate
 from bayes_vio.fit import FitSettings, fit
 from bayes_vio.progress import FitDisplay
@@ -31,9 +33,9 @@ VALIDATION = ("real_06", "raw_2011_09_26_0005")
 TEST = "real_05"
 
 
-def fitted(bags: Path, work: Path, epochs: int) -> dict[str, MotionArtifact]:
-    """Return the artifacts from random weights and from the packaged artifact."""
-    starts = {"from_scratch": None, "adapted": default_artifact_path()}
+def fitted(bags: Path, work: Path, epochs: int, start_from: Path) -> dict[str, MotionArtifact]:
+    """Return the artifacts from random weights and from a fitted artifact."""
+    starts = {"from_scratch": None, "adapted": start_from}
     artifacts = {}
     for name, start in starts.items():
         rate = 1e-3 if start is None else 3e-4
@@ -104,13 +106,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, default=Path("out/real_car"))
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--start-from", type=Path, default=default_artifact_path())
     parser.add_argument("--test", action="store_true", help="evaluate on the test recording")
     parser.add_argument("--live", action="store_true", help="and play it to the node")
     arguments = parser.parse_args()
     bags, work = arguments.work / "bags", arguments.work
     if not bags.exists():
         write_all(data_folder(), bags)
-    artifacts = fitted(bags, work, arguments.epochs)
+    artifacts = fitted(bags, work, arguments.epochs, arguments.start_from)
     nll = {name: a.metadata["validation"]["nll"] for name, a in artifacts.items()}
     chosen = min(nll, key=lambda name: nll[name])
     result = {
@@ -119,6 +122,7 @@ def main() -> None:
         "validation": VALIDATION,
         "validation_nll": nll,
         "chosen": chosen,
+        "started_from_sha256": read_description(arguments.start_from)["sha256"],
     }
     if arguments.test:
         report_dir = work / "report_05"
