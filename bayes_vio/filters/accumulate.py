@@ -28,7 +28,8 @@ Cov(d, d), X_j = Cov(d, z_j) and S = Cov(d, w) are carried:
 
 and S as X with R = 1, C = Phi (E-A3). tau = 0 gives independent errors, tau = infinity the
 coherent sum S_k = A S_(k-1) + C_k with covariance S S^T, whose axes are the same in every frame:
-features know better.
+features know better. Where the accumulated angle is no longer small, the same recursion runs with
+the maps of the fourth order (E-A4 in ``compound``) in front of A and C.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bayes_vio.filters.compound import Order, compound_of
 from bayes_vio.filters.covariance import (
     CovarianceError,
     bound_scale,
@@ -55,7 +57,8 @@ class Odometry:
 
     correlation_s: tau of the epistemic error of increments without features (s), zero and infinity
     allowed; cov: that of the first pose (m, rad); std_bound [6]: the largest standard deviations
-    ever reported; noise_correlation: how much of the noise lasts.
+    ever reported; noise_correlation: how much of the noise lasts; order: to which the covariance
+    is compounded.
     """
 
     def __init__(
@@ -64,11 +67,12 @@ class Odometry:
         cov: Array,
         std_bound: Array | None = None,
         noise_correlation: NoiseCorrelation = WHITE_NOISE,
+        order: Order = Order.AS_NEEDED,
     ) -> None:
         if not correlation_s >= 0:
             raise ValueError(f"correlation time is {correlation_s} s: give zero or more")
         self._epistemic_tau_s = np.full(6, correlation_s)
-        self._noise_correlation = noise_correlation
+        self._noise_correlation, self._order = noise_correlation, order
         self._std_bound = np.full(6, np.inf) if std_bound is None else np.asarray(std_bound)
         self.at_bound = False
         self.set_pose(np.eye(4), cov)
@@ -126,19 +130,25 @@ class Odometry:
         lasting = noise_correlation or self._noise_correlation
         white_cov, lasting_cov = lasting.split(noise_cov)
         times_s = (self._epistemic_tau_s, np.array(lasting.time_s))
-        cov, shared = A @ self._cov @ A.T + white_cov, self._sum.moved(A)
+        shared, Phi = self._sum.moved(A), None
+        increment_cov, cross_cov = white_cov + lasting_cov + epistemic_cov, np.zeros((6, 6))
         if features is not None:
-            Phi = matched(features, epistemic_cov)
-            cov = cov + epistemic_cov + _twice(shared.cross_cov(Phi))
-            shared, epistemic_cov = shared.plus(Phi), np.zeros((6, 6))
-        cross_cov = []
-        for tau_s, X, part_cov in zip(
-            times_s, self._cross_cov, (epistemic_cov, lasting_cov), strict=True
-        ):
-            C, moved = symmetric_sqrt(part_cov), A @ X * _correlation(dt_s, tau_s)
-            cov = cov + part_cov + _twice(moved @ C.T)
-            cross_cov.append(moved + C)
-        self._keep(check_spd(cov, "the covariance of the odometry"), cross_cov, shared)
+            Phi, epistemic_cov = matched(features, epistemic_cov), np.zeros((6, 6))
+            cross_cov = shared.cross_cov(Phi)
+        roots = [symmetric_sqrt(part) for part in (epistemic_cov, lasting_cov)]
+        moved = [
+            A @ X * _correlation(dt_s, tau_s)
+            for tau_s, X in zip(times_s, self._cross_cov, strict=True)
+        ]
+        cross_cov = cross_cov + sum(X @ C.T for X, C in zip(moved, roots, strict=True))
+        pose_cov = A @ self._cov @ A.T
+        by = compound_of(pose_cov, increment_cov, cross_cov, self._order)
+        a, b = by.of_pose, by.of_increment
+        cov = a @ pose_cov @ a.T + b @ increment_cov @ b.T + by.left_cov
+        cov = cov + _twice(a @ cross_cov @ b.T)
+        shared = shared.moved(a) if Phi is None else shared.moved(a).plus(b @ Phi)
+        kept = [a @ X + b @ C for X, C in zip(moved, roots, strict=True)]
+        self._keep(check_spd(cov, "the covariance of the odometry"), kept, shared)
         self._T_odom_base = _orthonormal(self._T_odom_base @ T_earlier_later)
 
     def _keep(self, cov: Array, cross_cov: list[Array], shared: TransportedSum) -> None:
