@@ -71,15 +71,18 @@ class ImageEncoder(nn.Module):
 class ImuEncoder(nn.Module):
     """Encode an IMU window [batch, 20, 6] into tokens [batch, 10, width]."""
 
+    gravity: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
+        # A buffer: a CUDA graph cannot bring numbers from the host.
+        self.register_buffer("gravity", torch.tensor([0.0, 0.0, GRAVITY_M_S2]), persistent=False)
         self.stem = nn.Conv1d(IMU_CHANNELS, 48, 3, padding=1)
         self.top = nn.Conv1d(48, width, 3, stride=2, padding=1)
 
     def channels(self, x: MotionInput) -> Tensor:
         """Return the IMU channels [batch, 7, 20], each of order one, 0 where invalid."""
-        gravity = x.imu.new_tensor([0.0, 0.0, GRAVITY_M_S2])
-        force = (x.imu[..., SPECIFIC_FORCE] - gravity) / _FORCE_SCALE_M_S2
+        force = (x.imu[..., SPECIFIC_FORCE] - self.gravity) / _FORCE_SCALE_M_S2
         rate = x.imu[..., ANGULAR_RATE] / _ANGULAR_RATE_SCALE_RAD_S
         valid = x.imu_valid[..., None]
         return torch.cat([force * valid, rate * valid, valid], -1).transpose(1, 2)

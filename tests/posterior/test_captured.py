@@ -1,0 +1,142 @@
+"""What a captured prediction needs holds on a CPU, too; the graph itself needs a CUDA device."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bayes_vio.curvature.inputs import map_tensors, tensors
+from bayes_vio.posterior import fit_posterior
+from bayes_vio.posterior.captured import (
+    CapturedPredictive,
+    StaticInput,
+    copied,
+    prediction_call,
+)
+from bayes_vio.posterior.sketch import FeatureSketch
+from tests.cases import classifier
+from tests.motion_cases import Samples, random_motion, tiny_artifact
+
+# Operations that wait for a GPU, or bring numbers to it from the host.
+MEETS_HOST = (
+    "_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "unique",
+    "_unique2", "unique_dim", "unique_consecutive", "lift_fresh", "lift_fresh_copy", "lift",
+    "_linalg_check_errors", "randn", "rand", "randint", "normal", "bernoulli", "multinomial",
+    "repeat_interleave", "from_numpy", "_pin_memory", "bincount", "_assert_async",
+)  # fmt: skip
+
+
+class RefuseHost(TorchDispatchMode):
+    """Raise where an operation would meet the host; count the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        name = function.name().removeprefix("aten::").partition(".")[0]
+        masks = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        if name in MEETS_HOST or any(m is not None and m.dtype == torch.bool for m in masks):
+            raise AssertionError(f"{function.name()} meets the host")
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "meets",
+    [
+        lambda t: t.sum().item(),
+        lambda t: t[t > 0],
+        lambda t: bool(t.any()),
+        lambda t: torch.linalg.cholesky(t @ t.mT + torch.eye(3)),
+        lambda t: t + torch.tensor([1.0, 2.0, 3.0]),
+        lambda t: t.new_tensor([1.0, 2.0, 3.0]),
+        lambda t: t + torch.randn(3),
+        lambda t: t.unique(),
+        torch.nonzero,
+    ],
+)
+def test_the_check_itself_finds_what_meets_the_host(meets):
+    with pytest.raises(AssertionError, match="meets the host"), RefuseHost():
+        meets(torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("structure", ["inf", "diagonal", "kfac", "efb"])
+@pytest.mark.parametrize("sketch", [None, FeatureSketch(101)])
+def test_nothing_inside_a_prediction_meets_the_host(structure, sketch):
+    model = tiny_artifact().model
+    loader = Samples.random(24, 0).loader(8)
+    call = prediction_call(fit_posterior(model, loader, structure=structure, rank=8), sketch)
+    place = StaticInput(random_motion(1, seed=3)[0])
+    call(place.value)
+    place.fill(random_motion(1, seed=4)[0])
+    with RefuseHost() as host:
+        found = call(place.value)
+    assert host.count > 100
+    for got, expected in zip(tensors(found), tensors(call(place.value)), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_inputs_keep_their_place():
+    first, second = (random_motion(2, seed=s)[0] for s in (3, 4))
+    place = StaticInput(first)
+    before = [t.data_ptr() for t in tensors(place.value)]
+    assert not set(before) & {t.data_ptr() for t in tensors(first)}
+    place.fill(second)
+    assert [t.data_ptr() for t in tensors(place.value)] == before
+    for own, new in zip(tensors(place.value), tensors(second), strict=True):
+        assert torch.equal(own, new)
+    with pytest.raises(ValueError, match="capture another one"):
+        place.fill(random_motion(3, seed=4)[0])
+    with pytest.raises(ValueError, match="capture another one"):
+        place.fill(second.map(lambda t: t.double()))
+
+
+def test_results_are_copies():
+    output = tiny_artifact().predict(random_motion(2, seed=3)[0])
+    mine = copied((output, output.mean))
+    map_tensors(output, lambda t: t.zero_())
+    assert all(bool(t.abs().sum() > 0) for t in tensors(mine))
+
+
+def test_what_cannot_be_captured_is_refused():
+    artifact, (x, _) = tiny_artifact(), random_motion(1, seed=3)
+    with pytest.raises(ValueError, match="only CUDA records graphs"):
+        CapturedPredictive(artifact.posterior, x)
+    case = classifier()
+    with pytest.raises(ValueError, match="draws its predictions on the host"):
+        prediction_call(fit_posterior(case.model, case.loader(), case.likelihood))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("sketch", [None, FeatureSketch(101)])
+def test_a_captured_prediction_is_the_ordinary_one(sketch):
+    loader = Samples.random(24, 0).loader(8)
+    posterior = fit_posterior(tiny_artifact().model, loader, rank=8, device="cuda")
+    inputs = [random_motion(1, seed=s)[0].map(lambda t: t.cuda()) for s in range(4)]
+    call = prediction_call(posterior, sketch)
+    expected = [call(x) for x in inputs]
+    captured = CapturedPredictive(posterior, inputs[0], sketch)
+    found = [captured(x) for x in inputs]
+    for got, truth in zip(found, expected, strict=True):
+        for a, b in zip(tensors(got), tensors(truth), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-9)
+    with pytest.raises(ValueError, match="capture another one"):
+        captured(random_motion(2, seed=3)[0].map(lambda t: t.cuda()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_replaying_never_waits_for_the_host():
+    loader = Samples.random(24, 0).loader(8)
+    posterior = fit_posterior(tiny_artifact().model, loader, rank=8, device="cuda")
+    x = random_motion(1, seed=3)[0].map(lambda t: t.cuda())
+    captured = CapturedPredictive(posterior, x)
+    captured(x)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        captured(x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
