@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from bayes_vio.choices import Structure
+from bayes_vio.curvature.diagonal_layers import EmbeddingLayer
 from bayes_vio.curvature.inputs import map_tensors, tensors
 from bayes_vio.models.likelihood import Gaussian
 from bayes_vio.posterior.laplace import Posterior
@@ -95,13 +97,19 @@ def prediction_call(
 ) -> Callable[[Any], Any]:
     """Return the function that is recorded: from the second call on it never meets the host.
 
-    Raises ValueError for a likelihood whose prediction draws numbers on the host.
+    Raises ValueError where it would: for classes, whose prediction draws on the host, and where
+    the shape of what is computed depends on values ("subnetwork", embeddings).
     """
     if not isinstance(posterior.likelihood, Gaussian):
         raise ValueError(
             f"likelihood {posterior.likelihood.name!r} draws its predictions on the host: only "
             "'gaussian' can be captured"
         )
+    if posterior.report.structure == Structure.SUBNETWORK.value:
+        raise ValueError("structure 'subnetwork' looks up its weights: it cannot be captured")
+    embeddings = [name for name, c in posterior.layers.items() if c.kind == EmbeddingLayer.kind]
+    if embeddings:
+        raise ValueError(f"embeddings look up their tokens: fit without {embeddings} to capture")
     if sketch is None:
         return posterior.predict
     return lambda x: posterior.predict_features(x, sketch)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayes_vio.curvature.inputs import map_tensors, tensors
@@ -15,7 +16,7 @@ from bayes_vio.posterior.captured import (
     prediction_call,
 )
 from bayes_vio.posterior.sketch import FeatureSketch
-from tests.cases import classifier
+from tests.cases import classifier, mlp
 from tests.motion_cases import Samples, random_motion, tiny_artifact
 
 # Operations that wait for a GPU, or bring numbers to it from the host.
@@ -107,6 +108,16 @@ def test_what_cannot_be_captured_is_refused():
     case = classifier()
     with pytest.raises(ValueError, match="draws its predictions on the host"):
         prediction_call(fit_posterior(case.model, case.loader(), case.likelihood))
+    case = mlp()
+    looked_up = fit_posterior(
+        case.model, case.loader(), structure="subnetwork", noise_cov=case.noise_cov, subset_size=9
+    )
+    with pytest.raises(ValueError, match="looks up its weights"):
+        prediction_call(looked_up)
+    words = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2)).double()
+    data = [(torch.arange(8).reshape(4, 2) % 5, torch.ones(4, 2).double())]
+    with pytest.raises(ValueError, match=r"fit without \['0'\] to capture"):
+        prediction_call(fit_posterior(words, data, noise_cov=1.0))
 
 
 @pytest.mark.gpu
