@@ -1,12 +1,11 @@
 """Is Bayesian optimisation of a posterior's hyper-parameters better than chance?
 
 Run ``python benchmarks/prior_search.py``; needs MNIST (BAYES_VIO_DATA, see README) and the extra
-``search``. An MLP on images of 14 x 14 pixels, trained on 2000 of them until it
-is overconfident; INF around it. Searched
-are a prior precision per layer and the number of data, by NLL on 400 images kept aside. Both
-searches begin with the choice of the marginal likelihood and the same nine random trials. The
-regret of a trial is the lowest cost so far less the lowest that any search found. Writes
-benchmarks/results/prior_search.json and .png.
+``search``. An MLP on images of 14 x 14 pixels, trained on 2000 of them until it is overconfident,
+and INF around it. Searched are a prior precision per layer and the number of data, by NLL on 400
+images kept aside. Both searches begin with the choice of the marginal likelihood and the same nine
+random trials. The regret of a trial is the lowest cost so far less the lowest that any search
+found. Writes benchmarks/results/prior_search.json and .png.
 """
 
 from __future__ import annotations

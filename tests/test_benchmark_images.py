@@ -7,18 +7,15 @@ import sys
 import tarfile
 from pathlib import Path
 
+import cifar_ood
 import cv2
 import numpy as np
 import pytest
+import sparse_dropout
 import torch
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True)
-def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
 def write_letters(folder: Path) -> None:
@@ -79,8 +76,6 @@ def test_cifar_out_of_distribution(tmp_path):
 def test_the_classes_in_and_out_of_distribution_are_told_apart(tmp_path):
     from argparse import Namespace
 
-    import cifar_ood
-
     write_letters(tmp_path)
     write_cifar(tmp_path / "cifar10_jpeg.tar.xz")
     counts = Namespace(train=160, validation=80, curvature=40, test=6, outside=20)
@@ -138,8 +133,6 @@ def test_the_regret_of_searches(tmp_path):
 
 
 def test_the_lowest_threshold_within_the_tolerance_is_chosen():
-    import sparse_dropout
-
     rows = [
         {"pruned_above": t, "validation_error_percent": e}
         for t, e in ((3.0, 1.82), (2.5, 1.80), (2.0, 1.92), (1.5, 1.95), (1.0, 2.3))
@@ -154,8 +147,6 @@ def small() -> nn.Module:
 
 def test_stages_go_on_with_what_is_left(tmp_path):
     """Only two of sixteen inputs tell the class: the second stage trains a smaller network."""
-    import sparse_dropout
-
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(600, 1, 4, 4, generator=generator)
     y = x.flatten(1)[:, :2].argmax(1)
@@ -188,8 +179,6 @@ def test_stages_go_on_with_what_is_left(tmp_path):
 
 
 def test_filters_are_tiled_row_by_row():
-    import sparse_dropout
-
     filters = np.arange(7, dtype=float)[:, None, None] * np.ones((7, 2, 3))
     tiles = sparse_dropout._tiled(filters)
     assert tiles.shape == (2 * 4, 5 * 5)
