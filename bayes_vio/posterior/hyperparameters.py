@@ -19,11 +19,13 @@ from torch import Tensor
 
 from bayes_vio.curvature.inputs import map_tensors
 from bayes_vio.posterior.laplace import Posterior
-from bayes_vio.posterior.predictive import LinkSettings
+from bayes_vio.posterior.predictive import LinkSettings, Prediction
 from bayes_vio.posterior.trials import OnTrial, Trial
 
 # Bounds of log10 prior precision.
 LOG10_BOUNDS = (-10.0, 10.0)
+# For predictions whose Gaussian alone is of interest.
+_ONE_DRAW = LinkSettings(n_samples=1)
 
 
 def maximize_marginal_likelihood(
@@ -105,25 +107,22 @@ def minimize_nll_jointly(
     make sure what the data determine, while a weak prior leaves the rest open. For each of a grid
     of ratios of prior precision and that factor (log10_bounds) the factor of lowest NLL is found.
     Held-out data say little of the ratio: of those within one standard error of the best, the
-    weakest prior is taken. loader yields (x, target) and is read once per ratio; its predictions
-    are held in memory. Sources: Ritter et al. (2018), section 4, and Lee et al. (2020), section 5,
-    who choose both; Breiman et al. (1984), section 3.4.3, for the standard error.
+    weakest prior is taken. loader yields (x, target) and is read once; its predictions under every
+    ratio are held in memory. Sources: Ritter et al. (2018), section 4, and Lee et al. (2020),
+    section 5, who choose both; Breiman et al. (1984), section 3.4.3, for the standard error.
     """
     ratios = np.linspace(*log10_bounds, n_grid)
-    scales, losses = [], []
-    for ratio in ratios:
-        scale, loss = _best_scale(posterior, loader, ratio, log10_scale_bounds, link)
-        scales.append(scale)
-        losses.append(loss)
-        if on_trial:
-            shown = _scaled(posterior, ratio, scale)
-            prior = dict(shown.prior_precision)
-            on_trial(Trial(prior, shown.n_data, float(loss.mean()), "held-out NLL (nats)"))
+    found = _best_scales(posterior, loader, ratios, log10_scale_bounds, link)
+    losses = [loss for _, loss in found]
+    for ratio, (scale, loss) in zip(ratios, found, strict=True) if on_trial else ():
+        shown = _scaled(posterior, ratio, scale)
+        prior = dict(shown.prior_precision)
+        on_trial(Trial(prior, shown.n_data, float(loss.mean()), "held-out NLL (nats)"))  # pyright: ignore
     best = min(losses, key=lambda loss: float(loss.mean()))
     if not bool(torch.isfinite(best).all()):
         raise ValueError("no prior precision within log10_bounds gives finite predictions")
     chosen = next(i for i, loss in enumerate(losses) if _within_one_error(loss - best))
-    return _scaled(posterior, ratios[chosen], scales[chosen])
+    return _scaled(posterior, ratios[chosen], found[chosen][0])
 
 
 def _scaled(posterior: Posterior, log10_ratio: float, log10_scale: float) -> Posterior:
@@ -132,33 +131,50 @@ def _scaled(posterior: Posterior, log10_ratio: float, log10_scale: float) -> Pos
     return scaled.with_prior_precision(10.0 ** (log10_ratio + log10_scale))
 
 
-def _best_scale(
+def _best_scales(
     posterior: Posterior,
     loader: Iterable,
-    log10_ratio: float,
+    log10_ratios: NDArray,
+    log10_scale_bounds: tuple[float, float],
+    link: LinkSettings | None,
+) -> list[tuple[float, Tensor]]:
+    """Return for every ratio the log10 scale of lowest mean NLL, and the losses [n] there.
+
+    Losses are infinite where the posterior has no positive definite P.
+    """
+    candidates = [posterior.with_prior_precision(float(10.0**r)) for r in log10_ratios]
+    parts: list[list[tuple[Prediction, Tensor]]] = [[] for _ in candidates]
+    broken: set[int] = set()
+    n_data = 0
+    for x, target in loader:
+        x = map_tensors(x, lambda t: t.to(posterior.device))
+        for at, rows in posterior.linearisations(x):
+            part = target[rows].to(posterior.device)
+            n_data += len(part)
+            for i, candidate in enumerate(candidates):
+                try:
+                    parts[i].append((candidate.prediction(at, _ONE_DRAW), part))
+                except torch.linalg.LinAlgError:  # pyright: ignore
+                    broken.add(i)
+    if n_data == 0:
+        raise ValueError("the loader is empty")
+    infinite = torch.full((n_data,), math.inf, dtype=torch.float64)
+    return [
+        (0.0, infinite) if i in broken else _best_scale(found, log10_scale_bounds, link)
+        for i, found in enumerate(parts)
+    ]
+
+
+def _best_scale(
+    parts: Sequence[tuple[Prediction, Tensor]],
     log10_scale_bounds: tuple[float, float],
     link: LinkSettings | None,
 ) -> tuple[float, Tensor]:
-    """Return the log10 scale of lowest mean NLL under a ratio, and the losses [n] there.
-
-    A scale divides the covariance of predictions, no more. Losses are infinite where the
-    posterior has no positive definite P.
-    """
-    candidate = posterior.with_prior_precision(float(10.0**log10_ratio))
-    parts = []
-    for x, target in loader:
-        x = map_tensors(x, lambda t: t.to(posterior.device))
-        try:
-            parts.append((candidate.predict(x, link), target.to(posterior.device)))
-        except torch.linalg.LinAlgError:  # pyright: ignore
-            return 0.0, torch.full((1,), math.inf, dtype=torch.float64)
-    if not parts:
-        raise ValueError("the loader is empty")
+    """Return the log10 scale, which divides a covariance, of lowest mean NLL; the losses [n]."""
+    densities = [prediction.rescaled_log_density(target, link) for prediction, target in parts]
 
     def losses(log10_scale: float) -> Tensor:
-        factor = 10.0**-log10_scale
-        found = [p.rescaled(factor, link).log_density(target) for p, target in parts]
-        return -torch.cat(found).double()
+        return -torch.cat([density(10.0**-log10_scale) for density in densities]).double().cpu()
 
     found: Any = minimize_scalar(
         lambda s: float(losses(s).mean()),

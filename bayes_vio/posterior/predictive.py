@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 
@@ -29,9 +29,15 @@ class GaussianPrediction:
         """Return the covariance of an observation: epistemic plus noise."""
         return self.epistemic_cov + self.noise_cov
 
-    def rescaled(self, factor: float, link: LinkSettings | None = None) -> GaussianPrediction:  # noqa: ARG002
-        """Return the prediction with ``factor`` times the epistemic covariance."""
-        return replace(self, epistemic_cov=factor * self.epistemic_cov)
+    def rescaled_log_density(
+        self,
+        target: Tensor,
+        link: LinkSettings | None = None,  # noqa: ARG002
+    ) -> Callable[[float], Tensor]:
+        """Return log N(target; mean, factor * epistemic_cov + noise_cov) [batch] of a factor."""
+        return lambda factor: replace(self, epistemic_cov=factor * self.epistemic_cov).log_density(
+            target
+        )
 
     def log_density(self, target: Tensor) -> Tensor:
         """Return log N(target; mean, cov) [batch]."""
@@ -50,13 +56,25 @@ class ClassPrediction:
     logits_mean: Tensor
     logits_cov: Tensor
 
-    def rescaled(self, factor: float, link: LinkSettings | None = None) -> ClassPrediction:
-        """Return the prediction from logits of ``factor`` times the covariance."""
-        return class_prediction(self.logits_mean, factor * self.logits_cov, link or LinkSettings())
+    def rescaled_log_density(
+        self, target: Tensor, link: LinkSettings | None = None
+    ) -> Callable[[float], Tensor]:
+        """Return log probs[target] [batch] of a factor of ``logits_cov``; draws are made once."""
+        mean, settings = self.logits_mean, link or LinkSettings()
+        if settings.link is Link.PROBIT:
+            return lambda factor: _of(probit(mean, factor * self.logits_cov), target).log()
+        noise = _noise(mean, self.logits_cov, settings)
+
+        def log_density(factor: float) -> Tensor:
+            logits = torch.add(mean, noise, alpha=factor**0.5)
+            likelihood = _of(logits, target) - logits.logsumexp(-1)
+            return likelihood.logsumexp(0) - math.log(settings.n_samples)
+
+        return log_density
 
     def log_density(self, target: Tensor) -> Tensor:
         """Return log probs[target] [batch]."""
-        return self.probs.gather(-1, target[:, None])[:, 0].log()
+        return _of(self.probs, target).log()
 
 
 Prediction = GaussianPrediction | ClassPrediction
@@ -91,9 +109,10 @@ class LinkSettings:
 def class_prediction(mean: Tensor, cov: Tensor, settings: LinkSettings) -> ClassPrediction:
     """Return class probabilities of logits N(mean [batch, classes], cov)."""
     mean = mean.double()
-    draws = _draw(mean, cov, settings).log_softmax(-1)  # [samples, batch, classes]
-    average = draws.exp().mean(0)
-    conditional = -(draws.exp() * draws).sum(-1).mean(0)
+    draws = (mean + _noise(mean, cov, settings)).log_softmax(-1)  # [samples, batch, classes]
+    likelihoods = draws.exp()
+    average = likelihoods.mean(0)
+    conditional = -likelihoods.mul_(draws).sum(-1).mean(0)
     probs = average if settings.link is Link.MONTE_CARLO else probit(mean, cov)
     information = (entropy(average) - conditional).clamp(min=0.0)
     return ClassPrediction(probs, entropy(probs), information, mean, cov)
@@ -110,12 +129,17 @@ def entropy(probs: Tensor) -> Tensor:
     return torch.special.entr(probs).sum(-1)
 
 
-def _draw(mean: Tensor, cov: Tensor, settings: LinkSettings) -> Tensor:
-    """Return logits [samples, batch, classes]: the same normal draws for every datum."""
+def _of(values: Tensor, target: Tensor) -> Tensor:
+    """Return values [..., batch, classes] of every datum's class target [batch]."""
+    return values[..., torch.arange(len(target), device=values.device), target]
+
+
+def _noise(mean: Tensor, cov: Tensor, settings: LinkSettings) -> Tensor:
+    """Return what is added to logits [samples, batch, classes]: the same draws for every datum."""
     eigenvalues, vectors = torch.linalg.eigh(cov)
     # The covariance may be singular: rounding below zero is zero.
     root = vectors * eigenvalues.clamp(min=0.0).sqrt()[:, None]
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (settings.n_samples, 1, mean.shape[1], 1)
     noise = torch.randn(shape, generator=generator, dtype=mean.dtype).to(mean.device)
-    return mean + (root @ noise)[..., 0]
+    return (root @ noise)[..., 0]

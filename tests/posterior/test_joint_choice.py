@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bayes_vio.classification import BayesianClassifier
-from bayes_vio.posterior import fit_posterior
+from bayes_vio.posterior import Link, LinkSettings, fit_posterior
 from bayes_vio.posterior.full import FullCurvature
 from bayes_vio.posterior.hyperparameters import mean_nll, minimize_nll, minimize_nll_jointly
 from bayes_vio.posterior.trials import Trial
@@ -65,10 +65,24 @@ def test_a_factor_of_data_and_prior_divides_the_covariance(structure):
     case = classifier()
     posterior = fit_posterior(case.model, case.loader(), "categorical", structure, **SETTINGS)
     scaled = posterior.with_n_data(30 * posterior.n_data).with_prior_precision(30 * 0.7)
-    expected = posterior.with_prior_precision(0.7).predict(case.x).rescaled(1 / 30)
+    expected = posterior.with_prior_precision(0.7).predict(case.x)
     found = scaled.predict(case.x)
-    torch.testing.assert_close(found.logits_cov, expected.logits_cov, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(found.probs, expected.probs, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.logits_cov, expected.logits_cov / 30, rtol=1e-6, atol=1e-9)
+    for link in Link:
+        settings = LinkSettings(link, 300)
+        rescaled = expected.rescaled_log_density(case.y, settings)(1 / 30)
+        truth = scaled.predict(case.x, settings).log_density(case.y)
+        torch.testing.assert_close(rescaled, truth, rtol=1e-4, atol=1e-6)
+
+
+def test_a_rescaled_gaussian_keeps_its_noise():
+    case = CASES["mlp"]()
+    posterior = fit_posterior(case.model, case.loader(), noise_cov=case.noise_cov)
+    p = posterior.predict(case.x)
+    found = p.rescaled_log_density(case.y)(0.25)
+    cov = 0.25 * p.epistemic_cov + p.noise_cov
+    truth = torch.distributions.MultivariateNormal(p.mean, cov)
+    torch.testing.assert_close(found, truth.log_prob(case.y))
 
 
 @pytest.mark.parametrize("name", ["mlp", "classifier"])
