@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,7 +53,7 @@ class KnownArtifact:
     dt_range_s: tuple[float, float] = (0.05, 0.2)
     reliability: Reliability | None = None
     model: nn.Module = field(default_factory=lambda: nn.Linear(1, 1))
-    regime: None = None
+    regime: Any = None
     asked: list[MotionInput] = field(default_factory=list)
     corrupt: Callable[[Prediction], Prediction] = lambda p: p
 

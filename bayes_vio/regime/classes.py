@@ -55,6 +55,11 @@ class ClassBelief:
     entropy: float
     mutual_information: float
 
+    @property
+    def doubts(self) -> tuple[float, float]:
+        """Return entropy and mutual information."""
+        return self.entropy, self.mutual_information
+
 
 @dataclass(frozen=True)
 class Regime:

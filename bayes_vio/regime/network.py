@@ -13,7 +13,7 @@ LEAST_SCALE = 1e-2
 # Share of the mean variance that is added to every direction of a group.
 _SHRINKAGE = 0.05
 # No trained network comes near.
-_LARGEST_WEIGHT = 1e6
+_LARGEST_WEIGHT, _SMALLEST_SCALE = 1e6, 1e-6
 
 
 class RegimeNetwork(nn.Module):
@@ -67,6 +67,8 @@ class RegimeNetwork(nn.Module):
         hidden, n_classes = len(weights["hidden.weight"]), len(weights["head.weight"])
         network = RegimeNetwork(len(weights["offset"]), hidden, n_classes, n_groups, n_rows)
         check_weights(network, weights)
+        if not bool((weights["scale"] >= _SMALLEST_SCALE).all()):
+            raise ValueError("a scale of the regime's features is not positive")
         network.load_state_dict(dict(weights))
         return network.eval().requires_grad_(False)
 

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from bayes_vio.artifact_checks import resting_input
+from bayes_vio.data.samples import GRID_HEIGHT, GRID_WIDTH
 from bayes_vio.models.backbone import ImageEncoder
 from bayes_vio.posterior import storage as posterior_storage
 from bayes_vio.regime.classifier import ClassHead, EgoMotionHead, RegimeClassifier, Thresholds
@@ -51,11 +54,24 @@ def from_files(
     if EGO_MOTION in files:
         head = _head("ego_motion.", weights, files[EGO_MOTION], f"{source}/{EGO_MOTION}")
         ego_motion = EgoMotionHead(head, _encoder(weights))
-    return RegimeClassifier(
+    regime = RegimeClassifier(
         image=_head("image.", weights, files[IMAGE], f"{source}/{IMAGE}"),
         thresholds=Thresholds(**{k: float(v) for k, v in description["thresholds"].items()}),
         ego_motion=ego_motion,
     )
+    _check_beliefs(regime)
+    return regime
+
+
+def _check_beliefs(regime: RegimeClassifier) -> None:
+    """Raise ValueError where a car at rest before a gray wall gives no probabilities."""
+    still = resting_input()
+    wall = np.full((GRID_HEIGHT, GRID_WIDTH), 128, np.uint8)
+    image = regime.judge_image(wall, wall, still.imu[0].numpy(), still.imu_valid[0].numpy())
+    judged = regime.with_ego_motion(image, still)
+    for belief in (judged.image, judged.ego_motion):
+        if belief is not None and not np.isfinite([*belief.probs, *belief.doubts]).all():
+            raise ValueError("the regime that it tells at rest has probabilities that are none")
 
 
 def _head(prefix: str, weights: Mapping[str, Tensor], posterior: bytes, source: str) -> ClassHead:
