@@ -33,7 +33,7 @@ from bayes_vio.training.recordings import EvenSubset
 _NOMINAL = IMAGE_CLASSES.index(ImageRegime.NOMINAL)
 # However sure the classifier is on validation, less than this is no reason to doubt an image, nor
 # to leave it out.
-_LEAST_FAULT, _LEAST_INFORMATION, _LEAST_UNUSABLE = 0.2, 0.02, 0.9
+_LEAST_FAULT, _LEAST_INFORMATION, _LEAST_UNUSABLE = 0.2, 0.02, 0.99
 # Outliers per nominal image.
 _OUTLIERS = 2
 
