@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from safetensors.torch import save as tensors_to_bytes
 
 from bayes_vio.artifact import ArtifactError, MotionArtifact
 from bayes_vio.inspection import inspect_artifact
+from bayes_vio.models.reliability import Reliability
 from bayes_vio.sealed import sealed
 from tests.motion_cases import random_motion, tiny_artifact
 
@@ -350,3 +351,45 @@ def test_names_in_a_file_do_not_command_a_terminal(folder: Path) -> None:
     reseal(folder, metadata={"validation": {"rmse": 3}})
     with pytest.raises(ArtifactError, match="metadata that no fit writes"):
         inspect_artifact(folder)
+
+
+USUAL = Reliability(
+    picture_mean=(-1.8, -3.2, -3.1, 0.4),
+    picture_precision=tuple(map(tuple, (np.eye(4) + 0.5).tolist())),
+    still_share=0.05,
+    unseen_share=0.01,
+    disagreement_std=(1e-3, 1e-3, 2e-3, 0.2, 5e-3),
+    disagreement_response=(0.8, 0.8, 0.8, 1.0, 0.5),
+)
+
+
+def test_what_is_usual_for_the_inputs_is_kept(folder: Path) -> None:
+    artifact = MotionArtifact.load(folder)
+    assert artifact.reliability is None
+    replace(artifact, reliability=USUAL).save(folder)
+    assert MotionArtifact.load(folder).reliability == USUAL
+
+
+def test_an_artifact_written_before_this_was_measured_is_read(folder: Path) -> None:
+    file = folder / "artifact.json"
+    description = json.loads(file.read_text())
+    del description["reliability"], description["seal_sha256"]
+    file.write_text(json.dumps(sealed(description)))
+    assert MotionArtifact.load(folder).reliability is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "does not fit"),
+        ({"still_share": 0.1}, "tells"),
+        (asdict(USUAL) | {"still_share": 1e30}, "shares outside"),
+        (asdict(USUAL) | {"picture_precision": [[1e300] * 4] * 4}, "up to 1e"),
+        (asdict(USUAL) | {"disagreement_std": [0] * 5}, "five positive"),
+        (asdict(USUAL) | {"colour": 1}, "tells"),
+    ],
+)
+def test_what_nothing_measures_is_refused(folder: Path, value: object, message: str) -> None:
+    reseal(folder, reliability=value)
+    with pytest.raises(ArtifactError, match=message):
+        MotionArtifact.load(folder)

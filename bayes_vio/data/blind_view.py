@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_STILL_CHANGE = 1.0  # gray levels: mean change of a cell from one image to the next
-# Where the tenth part of the cells that changes most changes by less, the picture rests.
-_MOVING_CHANGE, _MOVING_QUANTILE = 4.0, 0.9
+# Of the change that a quarter of the cells exceeds, at most: mean change of a still cell from one
+# image to the next, and by itself (gray levels).
+_STILL_SHARE, _STILL_CHANGE = 0.06, 1.0
+_MOVING_QUANTILE, _MOVING_CHANGE = 0.75, 4.0  # gray levels: less, and the picture rests
 _LARGEST_CHANGE = 5.0  # gray levels that count: what falls on the lens is soon known to stay
 _IMAGES = 5  # over which changes are averaged; so many are needed
 _SEEN = 0.5  # of a cell
@@ -33,23 +34,25 @@ class StillCells:
     def reset(self) -> None:
         """Forget all images."""
         self._change = np.zeros(self._seen.shape, np.float32)
-        self._images = 0
+        self._images, self._share = 0, 0.0
 
     def add(self, earlier: NDArray[np.uint8], later: NDArray[np.uint8]) -> None:
         """Take the gray levels [40, 128] of two successive images."""
         change = np.abs(np.asarray(later, np.float32) - np.asarray(earlier, np.float32))
-        if float(np.quantile(change[self._seen], _MOVING_QUANTILE)) < _MOVING_CHANGE:
+        usual = float(np.quantile(change[self._seen], _MOVING_QUANTILE))
+        if usual < _MOVING_CHANGE:
             return
         self._images += 1
         step = np.minimum(change, _LARGEST_CHANGE) - self._change
         self._change += step / min(self._images, _IMAGES)
+        if self._images >= _IMAGES:
+            still = self._change[self._seen] < min(_STILL_CHANGE, _STILL_SHARE * usual)
+            self._share = float(still.mean())
 
     @property
     def share(self) -> float:
         """Return the share of seen cells that are still; 0 before enough images have come."""
-        if self._images < _IMAGES:
-            return 0.0
-        return float((self._change[self._seen] < _STILL_CHANGE).mean())
+        return self._share
 
 
 def unseen_share(view_valid: NDArray[np.floating]) -> float:

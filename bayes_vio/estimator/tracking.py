@@ -130,7 +130,7 @@ class EstimatorSettings:
     # grows, and beyond what an interval is not nominal.
     unfamiliar_inflation: float = 0.3  # at the distance that 5 % of validation exceeds
     unfamiliar_distance: float = 4.0  # squared, in those units
-    blind_inflation: float = 10.0  # times the blind share of the view
+    blind_inflation: float = 15.0  # times the blind share of the view
     blind_share_max: float = 0.1
     agreement_memory_s: float = 10.0
     agreement_interval_s: float = 0.1  # the camera alone is asked no more often

@@ -57,10 +57,13 @@ class Run:
         """Lengths of the intervals [n] (s)."""
         return (self.stamp_ns - self.earlier_stamp_ns) / NS_PER_S
 
+    def true_increments(self) -> Array:
+        """Return the reference's T_earlier_later [n, 4, 4]."""
+        return trajectory.relative(self.T_world_earlier, self.T_world_base)
+
     def increment_errors(self) -> Errors:
         """Return the errors of the increments, frame by frame."""
-        truth = trajectory.relative(self.T_world_earlier, self.T_world_base)
-        error = trajectory.right_error(self.T_earlier_later, truth)
+        error = trajectory.right_error(self.T_earlier_later, self.true_increments())
         return Errors(error, self.epistemic_cov, self.noise_cov, np.zeros(len(self), np.int64))
 
     def path(self) -> tuple[Array, Array]:

@@ -39,10 +39,11 @@ class Reliability:
     """What is usual for a model, measured when it was fitted.
 
     picture_mean [4] and picture_precision [4, 4] of training's statistics, the latter scaled so
-    that 5 % of validation lie beyond a distance of one; still_share, the share of cells that do
-    not change for a while in 95 % of validation; unseen_share, the largest share of the view that
-    no camera of training saw; disagreement_std [5], of what validation makes camera and gyro seem
-    to contradict each other by, and disagreement_response [5], which share of such an error shows.
+    that 5 % of validation lie beyond a distance of one; still_share, the share of cells that
+    does not change for a while in 80 % of validation; unseen_share, the largest share of the view
+    that a camera of training did not see; disagreement_std [5], of what validation makes camera
+    and gyro seem to contradict each other by, and disagreement_response [5], which share of such
+    an error shows.
     """
 
     picture_mean: tuple[float, ...]

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +20,7 @@ def pictures(n: int, moving: bool, seed: int = 0):
 
 
 def shown(cells: StillCells, images) -> float:
-    for earlier, later in zip(images[:-1], images[1:], strict=True):
+    for earlier, later in pairwise(images):
         cells.add(earlier, later)
     return cells.share
 

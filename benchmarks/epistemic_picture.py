@@ -1,0 +1,46 @@
+"""One figure of epistemic uncertainty: against training data, and off the training's domain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bayes_vio.conventions import AXES, AXIS_UNITS
+
+
+def draw(path: Path, figures: dict) -> None:
+    """Write a PNG of what ``epistemic`` has measured so far."""
+    domains = figures.get("domains", {})
+    figure = Figure(figsize=(7 * (1 + len(domains)), 5.5), layout="constrained")
+    axes = figure.subplots(1, 1 + len(domains), squeeze=False)[0]
+    _against_data(axes[0], figures.get("against_data", []))
+    for place, (label, found) in zip(axes[1:], domains.items(), strict=True):
+        _against_domain(place, label, found)
+    figure.savefig(path, dpi=100)
+
+
+def _against_data(axes: Axes, rows: list[dict]) -> None:
+    for i, (name, unit) in enumerate(zip(AXES, AXIS_UNITS, strict=True)):
+        values = [row["epistemic_std_median"][i] for row in rows]
+        axes.loglog([row["drives"] for row in rows], values, marker="o", label=f"{name} ({unit})")
+    axes.set_xlabel("training drives")
+    axes.set_ylabel("median epistemic sigma on held-out drives")
+    axes.legend(fontsize=8)
+
+
+def _against_domain(axes: Axes, label: str, found: dict) -> None:
+    names = list(found["judged"])
+    place = np.arange(len(names))
+    for n, way in enumerate(("posterior_alone", "judged")):
+        growth = [found[way][name]["epistemic_growth"] for name in names]
+        bars = axes.bar(place + 0.4 * (n - 0.5), growth, 0.38, label=way.replace("_", " "))
+        shares = [f"{found[way][name]['auroc']['ratio to noise']:.2f}" for name in names]
+        axes.bar_label(bars, shares, fontsize=8)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xticks(place, names, rotation=25, ha="right")
+    axes.set_ylabel("epistemic over noise, times the known recordings'")
+    axes.set_title(f"{label} (numbers: AUROC against known recordings)")
+    axes.legend()
