@@ -94,7 +94,7 @@ def regular(stamp_ns: NDArray[np.int64]) -> NDArray[np.int64]:
 
     The grid alone puts 5 ms, a twentieth of an interval, into every rate: 0.05 deg of yaw a frame
     at 30 deg/s. Raw 0005's own camera stamps scatter by 1.5 ms about a line, so these are put on
-    one; its slope is the median of all pairs' (Theil, Sen): 00 begins with 18 stamps up to 53 ms off.
+    one; its slope is the median of all pairs' (Theil, Sen), as 00 begins with 18 stamps far off.
     """
     index = np.arange(len(stamp_ns))
     fit = theilslopes(stamp_ns - stamp_ns[0], index)
