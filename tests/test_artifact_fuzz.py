@@ -99,7 +99,7 @@ def odd_tensor(tensors: dict[str, torch.Tensor], rng: Rng) -> dict[str, torch.Te
     elif kind == 2:
         tensor = tensor.flatten()
     elif kind == 3:
-        tensor = tensor[:-1] if len(tensor) else tensor.double()
+        tensor = tensor[:-1] if tensor.dim() and len(tensor) else tensor.double()
     elif kind == 4:
         tensor = tensor.to([torch.float16, torch.float64, torch.int32][int(rng.integers(3))])
     elif kind == 5:

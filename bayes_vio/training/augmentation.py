@@ -78,11 +78,11 @@ def tilted(x: MotionInput, target: Tensor, tilt: Tensor) -> tuple[MotionInput, T
     Rays, flow, IMU and target turn alike; a rim of the view, which the camera did not see, repeats
     its border.
     """
-    R = so3.exp(tilt)  # R_base_tilted
+    R = so3.exp(tilt.to(x.flow))  # R_base_tilted
     R_optical = torch.as_tensor(R_BASE_OPTICAL.copy(), dtype=R.dtype)
     R_optical = R_optical.T @ R @ R_optical
     u, v = ray_grid()
-    rays = torch.stack([u, v, torch.ones_like(u)])
+    rays = torch.stack([u, v, torch.ones_like(u)]).to(x.flow)
     seen = _direction(torch.einsum("bij,jhw->bihw", R_optical, rays))
     maps = torch.cat([x.gray[:, None], x.view_valid[:, None], x.flow], 1)
     maps = F.grid_sample(
@@ -106,7 +106,7 @@ def _direction(points: Tensor) -> Tensor:
 def _to_grid(rays: Tensor) -> Tensor:
     """Return where rays [batch, 2, h, w] lie on the grid [batch, h, w, 2], its edges at -1, 1."""
     edge = torch.tensor([VIEW_WIDTH, VIEW_HEIGHT]) / (2 * VIEW_FOCAL_PX)
-    return rays.movedim(1, -1) / edge
+    return rays.movedim(1, -1) / edge.to(rays)
 
 
 def _disturb(
