@@ -188,7 +188,8 @@ class MotionFilter:
         fed = self._judge(measurement)
         for step in later:
             state = step.measurement.told(self._at(step.measurement.stamp_ns), self.settings)
-            self._append(step.measurement, state, step.applied)
+            innovation = step.measurement.innovation(state, self.settings)
+            self._append(step.measurement, state, innovation if step.applied else None)
         self._drop_old()
         return fed
 
@@ -203,7 +204,7 @@ class MotionFilter:
         outcome = self._verdict(nis, len(innovation.value), source)
         if outcome is Outcome.INSISTED:
             state = _given_way(state, source, innovation, self.settings)
-        self._append(measurement, state, outcome is not Outcome.GATED)
+        self._append(measurement, state, None if outcome is Outcome.GATED else innovation)
         return Fed(outcome, innovation.value, S, nis)
 
     def _verdict(self, nis: float, degrees: int, source: Source) -> Outcome:
@@ -217,10 +218,11 @@ class MotionFilter:
         self._rejected[source] = 0
         return Outcome.INSISTED
 
-    def _append(self, measurement: Measurement, state: EkfState, applied: bool) -> None:
-        if applied:
-            state = update(state, measurement.innovation(state, self.settings))
-        self._steps.append(_Step(measurement, applied, state))
+    def _append(
+        self, measurement: Measurement, state: EkfState, innovation: Innovation | None
+    ) -> None:
+        after = state if innovation is None else update(state, innovation)
+        self._steps.append(_Step(measurement, innovation is not None, after))
 
     def _drop_old(self) -> None:
         oldest_ns = self._steps[-1].state.stamp_ns - self._history_ns
