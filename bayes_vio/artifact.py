@@ -259,6 +259,19 @@ def check_replaceable(path: Path) -> None:
         )
 
 
+def read_error_correlation(path: Path) -> tuple[float, NoiseCorrelation]:
+    """Return for how long an artifact's errors last: epistemic_correlation_s, and the noise.
+
+    For programs that consume its outputs; the network is not loaded. Raises ArtifactError.
+    """
+    description = read_description(path)
+    try:
+        epistemic_s = float(description["epistemic_correlation_s"])
+        return epistemic_s, _noise_correlation(description["noise_correlation"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"artifact {path} does not say how long its errors last") from error
+
+
 def default_artifact_path() -> Path:
     """Return the folder of the artifact that is installed with the package."""
     return Path(str(resources.files("bayes_vio") / "assets" / "default_artifact"))

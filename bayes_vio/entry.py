@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -34,11 +34,25 @@ def estimator_node(argv: Sequence[str] | None = None) -> int:
     with _interruptible():
         with uncollected():
             from bayes_vio.ros.estimator_node import main
-        try:
-            return main(argv)
-        except KeyboardInterrupt:  # before rclpy has its own handler
-            _say_interrupted()
-            return INTERRUPTED
+        return _until_interrupted(main, argv)
+
+
+def ekf(argv: Sequence[str] | None = None) -> int:
+    """Run the node `ekf` and return its exit code; argv as given to a ROS executable."""
+    with _interruptible():
+        with uncollected():
+            from bayes_vio.ros.ekf_node import main
+        return _until_interrupted(main, argv)
+
+
+def _until_interrupted(
+    main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None
+) -> int:
+    try:
+        return main(argv)
+    except KeyboardInterrupt:  # before rclpy has its own handler
+        _say_interrupted()
+        return INTERRUPTED
 
 
 @contextlib.contextmanager

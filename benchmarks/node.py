@@ -31,9 +31,9 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
 
 from bayes_vio.conventions import GRAVITY_M_S2, NS_PER_S
-from bayes_vio.ros.estimator_node import make_executor
 from bayes_vio.ros.messages import time_of
 from bayes_vio.ros.recorder import Recorder
+from bayes_vio.ros.serving import make_executor
 
 WIDTH, HEIGHT, FOCAL_PX = 640, 480, 370.0
 CAMERA_HZ, IMU_HZ = 30, 400

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from scipy import special
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -96,6 +97,11 @@ def estimator(monkeypatch):
     return load(ROOT / "launch" / "estimator.launch.py", monkeypatch)
 
 
+@pytest.fixture
+def car(monkeypatch):
+    return load(ROOT / "launch" / "car.launch.py", monkeypatch)
+
+
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
 def test_every_launch_file_describes_its_arguments(path, monkeypatch):
     arguments, _ = described(load(path, monkeypatch))
@@ -161,3 +167,65 @@ def test_the_transitions_follow_one_another(estimator):
 def event(action) -> int:
     """Return the transition that an EmitEvent action asks for."""
     return action.kwargs["event"].kwargs["transition_id"]
+
+
+def test_the_car_starts_the_estimator_with_its_own_arguments(car, estimator):
+    include, node = created(car, artifact="/a", namespace="car")
+    (source,) = include.args
+    assert source.args == (str(ROOT / "launch" / "estimator.launch.py"),)
+    passed = dict(include.kwargs["launch_arguments"])
+    defaults, _ = described(estimator)
+    assert set(passed) == set(defaults)
+    assert (passed["artifact"], passed["namespace"]) == ("/a", "car")
+    assert passed["params_file"] == defaults["params_file"]
+    assert node.kwargs["namespace"] == "car"
+
+
+def test_the_cars_filter_is_installed_or_named(car):
+    ekf = created(car, artifact="/a", use_fixes="true")[1]
+    assert type(ekf).__name__ == "Node"
+    script = ROOT / "scripts" / ekf.kwargs["executable"]
+    assert os.access(script, os.X_OK)
+    assert "bayes_vio.entry" in script.read_text()
+    file, overrides = ekf.kwargs["parameters"]
+    assert file == str(ROOT / "config" / "ekf.yaml")
+    assert (overrides["artifact"], overrides["use_fixes"]) == ("/a", True)
+    assert set(created(car)[1].kwargs["parameters"][1]) == {"use_sim_time"}
+    other = created(car, filter="robot_localization")[1]
+    assert (other.kwargs["package"], other.kwargs["executable"]) == (
+        "robot_localization",
+        "ekf_node",
+    )
+    assert other.kwargs["parameters"][0] == str(ROOT / "config" / "robot_localization.yaml")
+    assert len(created(car, filter="none")) == 1
+    with pytest.raises(ValueError, match="ekf, robot_localization, none"):
+        created(car, filter="ukf")
+
+
+@pytest.mark.ros
+def test_every_parameter_of_the_cars_filter_is_declared(car):
+    pytest.importorskip("rcl_interfaces", reason="rclpy is not installed: the extra `ros`")
+    from bayes_vio.ros.ekf_parameters import specs
+
+    node = created(car, artifact="/a", use_fixes="true")[1]
+    assert set(node.kwargs["parameters"][1]) - {"use_sim_time"} <= set(specs())
+    table = YAML(typ="safe").load((ROOT / "config" / "ekf.yaml").read_text())
+    assert list(table) == [f"/**/{node.kwargs['name']}"]
+
+
+def test_other_filters_gates_are_those_of_chi_square():
+    """robot_localization's is a distance of the fused axes, Autoware's are squared ones."""
+    table = YAML(typ="safe").load((ROOT / "config" / "robot_localization.yaml").read_text())
+    given = table["/**/ekf_filter_node"]["ros__parameters"]
+    assert given["twist0"] == "twist"
+    assert not [name for name in given if name.endswith("_differential")]
+    fused = given["twist0_config"]
+    assert len(fused) == 15
+    expected = special.chdtri(sum(fused), 1e-3) ** 0.5
+    assert given["twist0_rejection_threshold"] == pytest.approx(expected, abs=0.01)
+    assert given["smooth_lagged_data"]
+    table = YAML(typ="safe").load((ROOT / "config" / "autoware.yaml").read_text())
+    given = table["/**"]["ros__parameters"]
+    squared = given["twist_measurement"]["twist_gate_dist"]
+    assert special.chdtrc(2, squared) == pytest.approx(1e-10, rel=0.1)
+    assert special.chdtrc(3, given["pose_measurement"]["pose_gate_dist"]) < 2e-10

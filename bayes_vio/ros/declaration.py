@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Callable
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -11,7 +12,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from bayes_vio.ros.parameter_spec import ParameterSpec
-from bayes_vio.ros.parameters import NodeParameters, from_values, specs
+from bayes_vio.ros.parameters import from_values, specs
 
 # Declared by rclpy itself, in every node.
 _FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
@@ -23,11 +24,20 @@ class Declaration:
     The node must have been created with ``automatically_declare_parameters_from_overrides``, so
     that a misspelled name in a file is seen. A value from outside that is refused is replaced by
     the default, and its reason kept in ``refused`` by name until a good value is set.
+
+    known: default and specification of every parameter by name; build: makes what ``read`` returns
+    of a table of their values. Both are the estimator's unless given.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(
+        self,
+        node: Node,
+        known: dict[str, tuple[Any, ParameterSpec]] | None = None,
+        build: Callable[[dict[str, Any]], Any] = from_values,
+    ) -> None:
         self._node = node
-        self._specs = specs()
+        self._specs = specs() if known is None else known
+        self._build = build
         given = {p.name: p.value for p in node.get_parameters_by_prefix("").values()}
         self.refused = {
             name: "unknown parameter"
@@ -70,11 +80,11 @@ class Declaration:
             self.refused.pop(parameter.name, None)
         return SetParametersResult(successful=True)
 
-    def read(self) -> NodeParameters:
+    def read(self) -> Any:
         """Return the current values; ValueError naming every parameter that was refused."""
         if self.refused:
             raise ValueError("; ".join(f"parameter {n}: {r}" for n, r in self.refused.items()))
-        return from_values({name: self._node.get_parameter(name).value for name in self._specs})
+        return self._build({name: self._node.get_parameter(name).value for name in self._specs})
 
 
 def _widened(value: Any, default: Any, spec: ParameterSpec) -> Any:

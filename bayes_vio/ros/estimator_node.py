@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import signal
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +12,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
@@ -38,12 +36,11 @@ from bayes_vio.ros.parameters import (
     Reliability,
 )
 from bayes_vio.ros.pipeline import Pipeline
+from bayes_vio.ros.serving import ignore_interrupts, serve
 from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
 from bayes_vio.ros.worker import StuckError, Surroundings
 
 _DIAGNOSTICS_PERIOD_S = 1.0
-_SPIN_S = 0.1
-_SHUTDOWN_S = 0.5
 
 
 class EstimatorNode(LifecycleNode):
@@ -238,56 +235,22 @@ def qos(reliability: Reliability, depth: int) -> QoSProfile:
     return QoSProfile(depth=depth, reliability=policy)
 
 
-def make_executor() -> Any:
-    """Return the executor with the least latency that this rclpy has."""
-    try:
-        from rclpy.experimental.events_executor import EventsExecutor
-    except ImportError:
-        return SingleThreadedExecutor()
-    return EventsExecutor()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the node until it is interrupted; argv as given to a ROS executable."""
     rclpy.init(args=list(argv) if argv is not None else None)
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         node = EstimatorNode()
         try:
-            spin(node)
+            if node.autostart:
+                node.start()
+            serve(node)
         finally:
-            # `ros2 launch` forwards the Ctrl-C that the process has had already: the second one
-            # must not cut the clean end short.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            ignore_interrupts()
             node.destroy_node()
     rclpy.try_shutdown()
     # Shutting down has put back the handler that was there before rclpy's.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     return 0
-
-
-def spin(node: EstimatorNode) -> None:
-    """Start the node if it is to start itself, and serve it until ROS shuts down."""
-    executor = make_executor()
-    executor.add_node(node)
-    if node.autostart:
-        node.start()
-    # EventsExecutor.spin() ignores SIGINT; spin_once with a timeout does not.
-    while rclpy.ok():
-        try:
-            executor.spin_once(timeout_sec=_SPIN_S)
-        except (RuntimeError, SystemError):
-            # A message that was being taken when the interrupt came cannot be converted any more;
-            # the shutdown that the interrupt has asked for comes a moment later.
-            if not shuts_down_within(_SHUTDOWN_S):
-                raise
-
-
-def shuts_down_within(timeout_s: float) -> bool:
-    """Wait for ROS to shut down; return whether it did in time."""
-    deadline_s = time.monotonic() + timeout_s
-    while rclpy.ok() and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    return not rclpy.ok()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from std_msgs.msg import Header
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.estimator.tracking import MotionEstimate
 from bayes_vio.filters.covariance import CovarianceError, check_spd
+from bayes_vio.filters.ekf_state import EkfState
 from bayes_vio.filters.published import (
     fixed_axes_cov,
     mean_twist,
@@ -180,6 +181,19 @@ def odometry(estimate: MotionEstimate, moving: MeanTwist, frames: FrameNames) ->
         child_frame_id=frames.base,
         pose=pose_with_covariance(estimate.T_odom_base, estimate.odom_cov),
         twist=_twist_with_covariance(moving.mean, moving.cov),
+    )
+
+
+def filtered_odometry(state: EkfState, frames: FrameNames) -> Odometry:
+    """Return a filter's pose in its world frame, ``frames.odom``, and its twist in base_link.
+
+    Raises CovarianceError where the state's covariance is none.
+    """
+    return Odometry(
+        header=_header(state.stamp_ns, frames.odom),
+        child_frame_id=frames.base,
+        pose=pose_with_covariance(state.T_world_base, state.pose_cov),
+        twist=_twist_with_covariance(state.twist, state.twist_cov),
     )
 
 

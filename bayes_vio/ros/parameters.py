@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -11,6 +10,9 @@ from bayes_vio.choices import Predictive
 from bayes_vio.data.messages import DISTORTION_MODELS
 from bayes_vio.estimator import EstimatorSettings
 from bayes_vio.ros.parameter_spec import ParameterSpec
+from bayes_vio.ros.parameter_table import about as _about
+from bayes_vio.ros.parameter_table import choice as _choice
+from bayes_vio.ros.parameter_table import own_values, table_of
 from bayes_vio.ros.thresholds import THRESHOLDS
 
 # Fields of EstimatorSettings are parameters under this prefix.
@@ -45,14 +47,6 @@ class Reliability(str, Enum):
 
     BEST_EFFORT = "best_effort"
     RELIABLE = "reliable"
-
-
-def _about(description: str, **spec: Any) -> dict[str, ParameterSpec]:
-    return {"spec": ParameterSpec(description, **spec)}
-
-
-def _choice(description: str, *choices: Enum) -> dict[str, ParameterSpec]:
-    return _about(description, choices=tuple(str(c.value) for c in choices))
 
 
 def _depth(of: str, minimum: int) -> dict[str, ParameterSpec]:
@@ -269,29 +263,9 @@ class NodeParameters:
         return self.latency_budget_ms / 1e3 or None
 
 
-def _ros_value(default: Any) -> Any:
-    """Return a field's default as ROS holds it: an enum's text, NaN for None."""
-    if default is None:
-        return math.nan
-    return default.value if isinstance(default, Enum) else default
-
-
-def _own_value(value: Any, default: Any) -> Any:
-    """Return a checked ROS value as the field holds it."""
-    if default is None:
-        return None if math.isnan(value) else value
-    if isinstance(default, Enum):
-        return type(default)(value)
-    return tuple(value) if isinstance(default, tuple) else value
-
-
 def specs() -> dict[str, tuple[Any, ParameterSpec]]:
     """Return every ROS parameter's default and specification, by name."""
-    table = {
-        f.name: (_ros_value(f.default), f.metadata["spec"])
-        for f in fields(NodeParameters)
-        if "spec" in f.metadata
-    }
+    table = table_of(NodeParameters)
     settings = EstimatorSettings()
     return table | {
         THRESHOLD_PREFIX + name: (getattr(settings, name), spec)
@@ -301,10 +275,6 @@ def specs() -> dict[str, tuple[Any, ParameterSpec]]:
 
 def from_values(values: dict[str, Any]) -> NodeParameters:
     """Return the parameters of a complete table of ROS values, by name."""
-    own = {
-        f.name: _own_value(values[f.name], f.default)
-        for f in fields(NodeParameters)
-        if "spec" in f.metadata
-    }
+    own = own_values(NodeParameters, values)
     thresholds = {name: values[THRESHOLD_PREFIX + name] for name in THRESHOLDS}
     return NodeParameters(**own, thresholds=EstimatorSettings(**thresholds))

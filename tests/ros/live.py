@@ -64,11 +64,13 @@ def environment() -> dict[str, str]:
 class EstimatorProcess:
     """The node as users run it, its log in a file; killed at the end if it does not stop."""
 
+    program: tuple[str, ...] = ("-m", "bayes_vio.ros")
+
     def __init__(self, log: Path, parameters: dict[str, Any], *ros_arguments: str) -> None:
         self._log = log
         given = [f"{name}:={_yaml(value)}" for name, value in parameters.items()]
         arguments = [part for text in given for part in ("-p", text)]
-        command = [sys.executable, "-m", "bayes_vio.ros", "--ros-args"]
+        command = [sys.executable, *self.program, "--ros-args"]
         with log.open("w") as out:
             self.process = subprocess.Popen(
                 [*command, *arguments, *ros_arguments],
@@ -101,6 +103,12 @@ class EstimatorProcess:
     @property
     def log(self) -> str:
         return self._log.read_text()
+
+
+class EkfProcess(EstimatorProcess):
+    """The filter's node, as `ros2 run` and `ros2 launch` start it."""
+
+    program = (str(ROOT / "scripts" / "ekf"),)
 
 
 def _yaml(value: Any) -> str:
