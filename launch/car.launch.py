@@ -17,6 +17,11 @@ from launch import LaunchDescription
 SHARE = Path(__file__).resolve().parent.parent
 CONFIG = SHARE / "config"
 FILTERS = ("ekf", "robot_localization", "none")
+ROBOT_LOCALIZATION = {
+    "package": "robot_localization",
+    "executable": "ekf_node",
+    "name": "ekf_filter_node",
+}
 
 # What is passed on to the estimator's launch file as it is.
 PASSED_ON = {
@@ -52,23 +57,17 @@ def filter_nodes(value):
     sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     file = value["filter_params_file"] or str(CONFIG / f"{chosen}.yaml")
     overrides = {"use_sim_time": sim_time}
-    if chosen == "ekf" and value["artifact"]:
+    common = {"namespace": value["namespace"], "output": "screen"}
+    if chosen == "robot_localization":
+        return [Node(**ROBOT_LOCALIZATION, parameters=[file, overrides], **common)]
+    if value["artifact"]:
         overrides["artifact"] = value["artifact"]
-    if chosen == "ekf" and value["use_fixes"]:
+    if value["use_fixes"]:
         overrides["use_fixes"] = value["use_fixes"].lower() == "true"
-    package, executable, name = {
-        "ekf": ("bayes_vio", "ekf", "ekf"),
-        "robot_localization": ("robot_localization", "ekf_node", "ekf_filter_node"),
-    }[chosen]
-    node = Node(
-        package=package,
-        executable=executable,
-        name=name,
-        namespace=value["namespace"],
-        parameters=[file, overrides],
-        output="screen",
-    )
-    return [node]
+    parameters = [file, overrides]
+    return [
+        Node(package="bayes_vio", executable="ekf", name="ekf", parameters=parameters, **common)
+    ]
 
 
 def generate_launch_description():

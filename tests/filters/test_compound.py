@@ -16,7 +16,6 @@ from bayes_vio.filters.compound import SECOND_ORDER, Order, compound_of
 from bayes_vio.filters.consistency import nees
 from bayes_vio.filters.covariance import check_spd, symmetric_sqrt
 from bayes_vio.geometry import se3
-from bayes_vio.models.noise import NoiseCorrelation
 
 STD = np.array([0.5, 0.3, 0.2, 0.1, 0.1, 0.3])
 
@@ -112,8 +111,8 @@ def test_whatever_is_compounded_stays_a_covariance(seed, scale):
     check_spd(predicted(joint_cov(seed, scale, correlated=True), Order.FOURTH), "compound")
 
 
-def drift(order: Order, tau_s: float, steps: int = 100, seed: int = 3):
-    """Return an odometry of a winding drive that ends with 0.3 rad of yaw, and true poses."""
+def drift(tau_s: float, steps: int = 100, seed: int = 3):
+    """Return odometries of a winding drive that ends with 0.3 rad of yaw, and true poses."""
     n, rng, dt_s = 3000, np.random.default_rng(seed), 0.1
     coherent = steps if math.isinf(tau_s) else math.sqrt(steps)
     epistemic_cov = np.diag(np.array([0.02, 0.004, 0.004, 1e-3, 1e-3, 0.3]) / coherent) ** 2
@@ -121,7 +120,7 @@ def drift(order: Order, tau_s: float, steps: int = 100, seed: int = 3):
     noise_cov = np.diag([0.02, 0.01, 0.01, 2e-3, 2e-3, 2e-3]) ** 2
     start_cov = 1e-10 * np.eye(6)
     rho = math.exp(-dt_s / tau_s) if tau_s > 0 else 0.0
-    odometry = Odometry(tau_s, start_cov, noise_correlation=NoiseCorrelation(), order=order)
+    odometries = {o: Odometry(tau_s, start_cov, order=o) for o in (Order.SECOND, Order.FOURTH)}
     T_true, z = torch.eye(4, dtype=torch.float64).expand(n, 4, 4), rng.normal(size=(n, 6))
     for k in range(steps):
         T = se3.exp(torch.tensor([1.0, 0, 0, 0, 0, 0.05 * math.sin(k / 10)]).double())
@@ -129,16 +128,16 @@ def drift(order: Order, tau_s: float, steps: int = 100, seed: int = 3):
         noise = rng.multivariate_normal(np.zeros(6), noise_cov, n)
         error = torch.from_numpy(noise + z @ symmetric_sqrt(epistemic_cov))
         T_true = T_true @ T @ se3.exp(error)
-        odometry.add(T.numpy(), noise_cov, epistemic_cov, dt_s)
-    return odometry, T_true
+        for odometry in odometries.values():
+            odometry.add(T.numpy(), noise_cov, epistemic_cov, dt_s)
+    return odometries, T_true
 
 
 @pytest.mark.parametrize("tau_s", [0.0, math.inf])
 def test_coverage_in_lie_coordinates_at_a_third_of_a_radian_of_yaw(tau_s):
     """Noise: 0.3 rad of yaw at the end, 2 cm forward and 1 cm across a step, 100 steps of 1 m."""
-    found = {}
-    for order in (Order.SECOND, Order.FOURTH):
-        odometry, T_true = drift(order, tau_s)
+    found, (odometries, T_true) = {}, drift(tau_s)
+    for order, odometry in odometries.items():
         T = torch.from_numpy(odometry.T_odom_base)
         error = se3.log(se3.inverse(T) @ T_true).numpy()
         squared = nees(error, np.broadcast_to(odometry.cov, (len(error), 6, 6)))
