@@ -35,7 +35,13 @@ from bayes_vio.data.recording import PreparedRecording, prepare
 from bayes_vio.posterior import ClassPrediction
 from bayes_vio.posterior.predictive import join
 from bayes_vio.posterior.sketch import FeatureSketch
-from bayes_vio.regime import EgoMotion, ImageRegime, RegimeClassifier
+from bayes_vio.regime import (
+    ClassBelief,
+    EgoMotion,
+    ImageRegime,
+    ImageVerdict,
+    RegimeClassifier,
+)
 from bayes_vio.regime.classes import EGO_MOTION_CLASSES, IMAGE_CLASSES, ego_motion_of
 from bayes_vio.regime.features import ego_motion_features, image_features
 from bayes_vio.simulation import CameraSettings, DriveSettings, SimulationSettings, simulate
@@ -170,11 +176,13 @@ def scores(p: ClassPrediction) -> dict[str, NDArray[np.float64]]:
 
 def noticed(classifier: RegimeClassifier, p: ClassPrediction) -> NDArray[np.bool_]:
     """Return which images the thresholds doubt or leave out."""
-    limits, found = classifier.thresholds, scores(p)
-    fault = min(limits.doubtful_fault, limits.unusable_fault)
-    return (found["not_nominal"] > fault) | (
-        found["mutual_information"] > limits.doubtful_information
-    )
+    return verdicts(classifier, p) != ImageVerdict.NOMINAL
+
+
+def verdicts(classifier: RegimeClassifier, p: ClassPrediction) -> NDArray[np.object_]:
+    """Return the verdict on every image."""
+    rows = zip(p.probs.numpy(), p.entropy.tolist(), p.mutual_information.tolist(), strict=True)
+    return np.array([classifier.thresholds.verdict(ClassBelief(*row)) for row in rows])
 
 
 def images(classifier: RegimeClassifier, drives: list[Pairs]) -> dict[str, Any]:
@@ -227,7 +235,12 @@ def told_apart(
     """Return each score's AUROC against nominal images, and the share that is noticed."""
     own, usual = scores(p), scores(nominal)
     ranks = {name: detection(usual[name], own[name]).auroc for name in own}
-    return {**ranks, "noticed": float(noticed(classifier, p).mean())}
+    told = verdicts(classifier, p)
+    return {
+        **ranks,
+        "noticed": float((told != ImageVerdict.NOMINAL).mean()),
+        "left_out": float((told == ImageVerdict.UNUSABLE).mean()),
+    }
 
 
 def by_class(found: NDArray, label: NDArray, classes: Any) -> dict[str, float | None]:

@@ -36,6 +36,11 @@ from bayes_vio.regime.network import RegimeNetwork
 Array = NDArray[np.float32]
 LINK = LinkSettings(n_samples=128)
 _NOMINAL = IMAGE_CLASSES.index(ImageRegime.NOMINAL)
+# Darkness leaves the flow whole as long as there is light; the bounds on a view tell when not.
+_MISLEADING = [
+    IMAGE_CLASSES.index(kind)
+    for kind in (ImageRegime.BLURRED, ImageRegime.OCCLUDED, ImageRegime.FROZEN)
+]
 
 
 class ClassHead:
@@ -88,8 +93,9 @@ class Thresholds:
     """Where an image stops being nominal, as validation set it.
 
     An image is doubtful where the probability that it is not nominal exceeds ``doubtful_fault``,
-    or the mutual information (nats) exceeds ``doubtful_information``; unusable where the former
-    exceeds ``unusable_fault``. Raises ValueError for what is no probability or no information.
+    or the mutual information (nats) exceeds ``doubtful_information``; unusable where the
+    probability of the classes in which flow misleads exceeds ``unusable_fault``. Raises ValueError
+    for what is no probability or no information.
     """
 
     doubtful_fault: float
@@ -105,11 +111,10 @@ class Thresholds:
 
     def verdict(self, image: ClassBelief) -> ImageVerdict:
         """Return what an image is good for."""
-        fault = 1.0 - float(image.probs[_NOMINAL])
-        if fault > self.unusable_fault:
+        if float(image.probs[_MISLEADING].sum()) > self.unusable_fault:
             return ImageVerdict.UNUSABLE
         unknown = image.mutual_information > self.doubtful_information
-        if fault > self.doubtful_fault or unknown:
+        if 1.0 - float(image.probs[_NOMINAL]) > self.doubtful_fault or unknown:
             return ImageVerdict.DOUBTFUL
         return ImageVerdict.NOMINAL
 

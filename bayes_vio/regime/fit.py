@@ -198,7 +198,7 @@ def _scores(classifier: RegimeClassifier, images: _Labelled, motions: _Labelled)
     p, limits = classifier.image.predict(images.x), classifier.thresholds
     label, fault = images.y.numpy(), 1 - p.probs[:, _NOMINAL].numpy()
     right = p.probs.argmax(1).numpy() == label
-    noticed = fault > min(limits.doubtful_fault, limits.unusable_fault)
+    noticed = fault > limits.doubtful_fault
     noticed |= p.mutual_information.numpy() > limits.doubtful_information
     nominal = label == _NOMINAL
     moved: NDArray[np.bool_] | None = None

@@ -122,8 +122,15 @@ def test_verdicts_follow_the_thresholds():
     assert limits.verdict(belief(0.71)) is ImageVerdict.NOMINAL
     assert limits.verdict(belief(0.69)) is ImageVerdict.DOUBTFUL
     assert limits.verdict(belief(0.95, 0.11)) is ImageVerdict.DOUBTFUL
-    assert limits.verdict(belief(0.11)) is ImageVerdict.DOUBTFUL
-    assert limits.verdict(belief(0.09)) is ImageVerdict.UNUSABLE
+    for kind in ImageRegime:
+        probs = np.full(5, 0.02)
+        probs[IMAGE_CLASSES.index(kind)] = 0.92
+        surely = {
+            ImageRegime.NOMINAL: ImageVerdict.NOMINAL,
+            ImageRegime.DARK: ImageVerdict.DOUBTFUL,
+        }
+        told = limits.verdict(ClassBelief(probs, 0.5, 0.0))
+        assert told is surely.get(kind, ImageVerdict.UNUSABLE)
 
 
 @pytest.mark.parametrize(
