@@ -31,6 +31,8 @@ from bayes_vio.classification.plots import plot_entropies, plot_reliability
 
 PICTURED = ("map", "diagonal", "last_layer", "inf", "ensemble")
 BATCH_SIZE = 500
+# What chooses the prior of a Laplace posterior.
+PRIOR = PriorChoice.VALIDATION_NLL_JOINT
 # The sets of predictions by name; that of the test images comes first.
 Predictions = dict[str, ClassPrediction]
 
@@ -94,7 +96,7 @@ class Study:
             method,
             training=self.training,
             batch_size=BATCH_SIZE,
-            prior_precision=PriorChoice.VALIDATION_NLL_JOINT.value if is_laplace else None,
+            prior_precision=PRIOR.value if is_laplace else None,
             **self._options(method),
         )
         start = time.process_time()
@@ -171,6 +173,7 @@ def results_of(study: Study, rows: dict[str, Any], **settings: Any) -> dict[str,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         **settings,
+        "prior": PRIOR.value,
         "sizes": study.sets.sizes(),
         "methods": rows,
     }

@@ -2,6 +2,7 @@
 
 import io
 import json
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -46,6 +47,12 @@ def write_cifar(path: Path) -> None:
                     archive.addfile(entry, io.BytesIO(content))
 
 
+def table(name: str, figures: dict) -> str:
+    """Return the README's table of figures."""
+    tool = runpy.run_path(str(ROOT / "tools" / "classifier_tables.py"))
+    return "\n".join(tool[name](figures))
+
+
 def run(script: str, *arguments: str) -> dict:
     """Run a benchmark in a process of its own and return its figures, which end in --out."""
     command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
@@ -70,6 +77,7 @@ def test_cifar_out_of_distribution(tmp_path):
         assert 0 <= row["entropy"]["mean_auroc"] <= 1
         assert row["nll"] > 0
     assert found["methods"]["inf"]["n_data_of_posterior"] > 0
+    assert table("cifar_ood", found).count("\n| ") == 6
     assert (tmp_path / "r.png").exists()
 
 
@@ -111,6 +119,7 @@ def test_ella_of_a_vision_transformer(tmp_path, monkeypatch):
     assert list(found["methods"]) == ["map", "ella"]
     assert found["methods"]["ella"]["mutual_information"]["mean_auroc"] != 0.5
     assert found["methods"]["ella"]["nll"] > 0
+    assert "\n| ella | " in table("ella_vit", found)
 
 
 @pytest.mark.slow

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+# How the prior of Laplace methods was chosen, by the results' word for it.
+PRIORS = {None: "", "validation_nll_joint": ", prior precision and number of data together"}
+
 
 def mnist_ood(r: dict[str, Any]) -> list[str]:
     """Return every method's figures on MNIST and on what is none."""
     lines = [
         f"**Classifiers out of distribution** (`python benchmarks/mnist_ood.py`): {r['network']}, "
         f"{r['train']} training images of MNIST; out: {_outside(r, 'MNIST')}. Hyper-parameters by "
-        "NLL on MNIST kept aside, prior precision and number of data together; mean AUROC over "
-        "the sets by predictive entropy; storage with the weights.",
+        f"NLL on MNIST kept aside{PRIORS[r.get('prior')]}; mean AUROC over the sets by predictive "
+        "entropy; storage with the weights.",
         *_figures(r["methods"]),
     ]
     missed = [claim for claim, held in r["verdict"].items() if not held]
