@@ -47,7 +47,7 @@ from bayes_vio.training.recordings import even_rows
 
 RESULT = Path(__file__).parent / "results" / "epistemic.json"
 # Small fits: samples of each drive, steps of gradient, and a prior that all have.
-SAMPLES_OF_DRIVE, STEPS, BATCH, PRIOR_PRECISION = 100, 200, 64, 100.0
+SAMPLES_OF_DRIVE, STEPS, BATCH, PRIOR_PRECISION = 100, 150, 64, 100.0
 HELD_OUT = 120
 
 Array = NDArray[np.float64]
@@ -55,10 +55,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class InMemory:
-    """Motion samples x, target [n, 6] with the access that training wants."""
+    """Motion samples x, target [n, 6], spread over ``stands_for`` of them, as training wants."""
 
     x: MotionInput
     target: Tensor
+    stands_for: int
 
     def __len__(self) -> int:
         return len(self.target)
@@ -76,11 +77,13 @@ class InMemory:
     @staticmethod
     def of(bags: Sequence[Path], cache: Path, samples: int) -> InMemory:
         """Return so many samples of every bag, spread evenly, image by image."""
-        parts = []
+        parts, stands_for = [], 0
         for bag in bags:
             dataset = MotionDataset([prepare(open_streams(bag), cache, workers=1)], (1,))
             parts.append(dataset.batch(even_rows(len(dataset), samples)))
-        return InMemory(MotionInput.stack([x for x, _ in parts]), torch.cat([t for _, t in parts]))
+            stands_for += len(dataset)
+        x, target = zip(*parts, strict=True)
+        return InMemory(MotionInput.stack(list(x)), torch.cat(target), stands_for)
 
 
 def against_data(train: Sequence[Path], held_out: InMemory, cache: Path) -> list[dict]:
@@ -99,6 +102,7 @@ def against_data(train: Sequence[Path], held_out: InMemory, cache: Path) -> list
             {
                 "drives": size,
                 "samples": len(samples),
+                "frames": samples.stands_for,
                 "epistemic_std_median": np.median(std, axis=0).tolist(),
                 "rmse": np.sqrt(np.mean(error**2, axis=0)).tolist(),
                 "epistemic_over_noise": float(np.median(ratio_to_noise(E, N))),
@@ -113,7 +117,7 @@ def small_fit(samples: InMemory, held_out: InMemory) -> Posterior:
     """Return the posterior of a network trained from random weights for a number of steps."""
     epochs = -(-STEPS // -(-len(samples) // BATCH))
     settings = MapFitSettings(epochs=epochs, batch_size=BATCH, patience=epochs)
-    few = InMemory(held_out.x.map(lambda t: t[::4]), held_out.target[::4])
+    few = replace(held_out, x=held_out.x.map(lambda t: t[::4]), target=held_out.target[::4])
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint.safetensors"
         estimate = fit_map(samples, few, settings, checkpoint, "small fit", torch.device("cpu"))
@@ -122,7 +126,7 @@ def small_fit(samples: InMemory, held_out: InMemory) -> Posterior:
         samples.loader(32)[:10],
         likelihood="gaussian",
         prior_precision=PRIOR_PRECISION,
-        n_data=len(samples),
+        n_data=samples.stands_for,
     )
 
 
