@@ -56,7 +56,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch", "*.launch.py")),
-        (f"share/{NAME}/config", files("config", "*.yaml")),
+        (f"share/{NAME}/config", files("config", "*.*")),
         (f"share/{NAME}/config/sros2", files("config/sros2", "*.xml")),
         # pip and colcon put scripts in bin; ros2 run and launch look for executables here.
         (f"lib/{NAME}", files("scripts", "*")),

@@ -41,7 +41,7 @@ CORE = (
 
 
 def report(out: TextIO | None = None) -> bool:
-    """Print every finding; return whether the core (all but ``run``, ``view``) works on this machine."""
+    """Print every finding; return whether the core (all but ``run``, ``view``) works here."""
     out = out or sys.stdout
     findings = list(examine())
     for finding in findings:

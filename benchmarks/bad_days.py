@@ -119,7 +119,7 @@ def failures(cell: dict, weakest: bool) -> list[str]:
 
 
 def cells_of(job: tuple[Path, Path, float, tuple[str, ...]]) -> dict[tuple[str, float], Spoilt]:
-    """Return what the estimator said of one recording on the named bad days; "none": a good one."""
+    """Return what the estimator said of a recording on the named bad days; "none": a good one."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     path, bag, seconds, names = job

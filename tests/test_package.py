@@ -25,6 +25,7 @@ ROS_PACKAGES = {
 # Imported only where they are there, and told by doctor: a full ROS 2 brings them.
 OPTIONAL = {
     "tf2_ros", "tf2_msgs", "backpack", "optuna", "sklearn", "torchvision", "typing_extensions",
+    "gtsam", "rerun",
 }  # fmt: skip
 # Extras that make does not install: their ranges stand in setup.py alone.
 BY_HAND = {"peers", "oracle", "search"}
