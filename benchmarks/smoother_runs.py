@@ -78,9 +78,15 @@ class Judged:
         names = [f.name for f in fields(Judged)]
         return Judged(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
-    def of(self, length_s: float, lagged: bool) -> Judged:
-        """Return those of one length of outage and one end of the window."""
-        rows = (self.length_s == length_s) & (self.lagged == lagged)
+    def of(self, length_s: float) -> Judged:
+        """Return those in outages of one length."""
+        return self._chosen(self.length_s == length_s)
+
+    def at(self, lagged: bool) -> Judged:
+        """Return those of one end of the window."""
+        return self._chosen(self.lagged == lagged)
+
+    def _chosen(self, rows: NDArray[np.bool_]) -> Judged:
         return Judged(*(getattr(self, f.name)[rows] for f in fields(Judged)))
 
 
@@ -135,8 +141,10 @@ def fixes(run: Run, where: Outages, seed: int) -> list[tuple[int, Array]]:
     return found
 
 
-def fuse(run: Run, treatment: Treatment, turn: int, seed: int) -> Judged:
-    """Run the smoother over a drive with outages, and judge its positions in them."""
+def fuse(
+    run: Run, treatment: Treatment, turn: int, seed: int, every: int = JUDGED_EVERY
+) -> Judged:
+    """Run the smoother over a drive with outages, and judge every so many positions in them."""
     where = outages(run, turn)
     rng = np.random.default_rng(1000 + seed)
     T_start = run.T_world_earlier[0] @ _start_error(rng)
@@ -155,7 +163,7 @@ def fuse(run: Run, treatment: Treatment, turn: int, seed: int) -> Judged:
         smoother.add_motion(*stamps, run.T_earlier_later[k], noise_cov, epistemic_cov)
         for lagged in (False, True):
             row = row_at.get(smoother.stamps_ns[0 if lagged else -1])
-            if row is None or row % JUDGED_EVERY or (row, lagged) in judged:
+            if row is None or row % every or (row, lagged) in judged:
                 continue
             if length_s := where.length_at(float(run.time_s[row])):
                 judged.add((row, lagged))
