@@ -1,11 +1,13 @@
 """Bad days: is the covariance still true, and what state is told, when a sensor is spoilt?
 
-    python benchmarks/bad_days.py BAG... --artifact FOLDER --label NAME [--seconds N]
+    python benchmarks/bad_days.py BAG... --artifact FOLDER --label NAME [--faults NAME...]
+    python benchmarks/bad_days.py --join FILE...
 
 Nine faults at three strengths each are put into the streams of held-out recordings (seeded, see
 bad_day_faults.py), which the real estimator is then played. A cell tells of the intervals within
 the fault: error, predicted sigma, NEES, share of errors in the 95 % region, share of each state.
-Figures go to results/bad_days.json under the label, the picture beside it. Asked of every cell:
+Figures go to results/bad_days.json under the label, the picture beside it; runs for some faults
+each, into files of their own (--out), are joined. Asked of every cell:
 at least 85 % of the errors that are not called lost in the region; a median sigma of at most twice
 the RMS error; at the weakest strength at most 10 % lost. Validation recordings only: the
 estimator's settings were chosen by this.
@@ -141,7 +143,8 @@ def measured(
     artifact: Path, bags: Sequence[Path], seconds: float, names: tuple[str, ...], workers: int
 ) -> dict:
     """Return the figures of an artifact over all cells."""
-    wanted = ["none", *(fault.name for fault in _chosen(names))]
+    wanted = [fault.name for fault in _chosen(names)]
+    wanted = ["none", *wanted] if not names or "none" in names else wanted
     groups = [tuple(wanted[k : k + JOB_FAULTS]) for k in range(0, len(wanted), JOB_FAULTS)]
     jobs = [(artifact, bag, seconds, group) for bag in bags for group in groups]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -162,14 +165,36 @@ def measured(
         "artifact_sha256": read_description(artifact)["sha256"],
         "recordings": [bag.name for bag in bags],
         "seconds_of_each": seconds,
-        "no_fault": judged(told["none", 0.0]),
+        "no_fault": judged(told["none", 0.0]) if ("none", 0.0) in told else None,
         "faults": rows,
     }
 
 
+def joined(files: Sequence[Path]) -> dict:
+    """Return the figures of several runs that differ in faults alone, or in their label.
+
+    Raises ValueError where runs of one label had other recordings or another artifact.
+    """
+    known: dict = {}
+    for file in files:
+        for label, figures in json.loads(file.read_text()).items():
+            first = known.setdefault(label, {**figures, "faults": []})
+            for key in ("artifact_sha256", "recordings", "seconds_of_each"):
+                if first[key] != figures[key]:
+                    raise ValueError(f"{file} has another {key} of {label} than files before it")
+            first["no_fault"] = first["no_fault"] or figures["no_fault"]
+            first["faults"] += figures["faults"]
+    order = [fault.name for fault in FAULTS]
+    for figures in known.values():
+        figures["faults"].sort(key=lambda row: order.index(row["fault"]))
+    return known
+
+
 def table(label: str, figures: dict) -> list[str]:
     """Return the lines that the console shows."""
-    cells = [("none", {"strength": 0.0, **figures["no_fault"], "missed": []})]
+    cells = []
+    if figures["no_fault"]:
+        cells.append(("none", {"strength": 0.0, **figures["no_fault"], "missed": []}))
     cells += [(row["fault"], cell) for row in figures["faults"] for cell in row["cells"]]
     return [label] + [
         f"{name:18s} {cell['strength']:6.3f} n {cell['count']:4d}  95 % region "
@@ -183,28 +208,40 @@ def table(label: str, figures: dict) -> list[str]:
 
 
 def main() -> None:
+    arguments = parsed()
+    if arguments.join:
+        known = joined(arguments.join)
+    else:
+        names = tuple(arguments.faults)
+        artifact, bags = arguments.artifact, arguments.bags
+        figures = measured(artifact, bags, arguments.seconds, names, arguments.workers)
+        known = {arguments.label: figures}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(known, indent=1, allow_nan=False) + "\n")
+    if all(figures["no_fault"] for figures in known.values()):
+        draw(arguments.out.with_suffix(".png"), known)
+    for label, figures in known.items():
+        print("\n".join(table(label, figures)))
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("bags", nargs="+", type=Path)
-    parser.add_argument("--artifact", type=Path, required=True)
-    parser.add_argument("--label", required=True, help="what the bags are, as 'simulated'")
+    parser.add_argument("bags", nargs="*", type=Path)
+    parser.add_argument("--artifact", type=Path)
+    parser.add_argument("--label", help="what the bags are, as 'simulated'")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each bag")
-    parser.add_argument("--faults", nargs="*", default=[], help="only those whose names begin so")
+    parser.add_argument(
+        "--faults", nargs="*", default=[], help="those whose names begin so; 'none': without one"
+    )
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--join", type=Path, nargs="*", help="figures of runs for some faults each"
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    figures = measured(
-        arguments.artifact,
-        arguments.bags,
-        arguments.seconds,
-        tuple(arguments.faults),
-        arguments.workers,
-    )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    known[arguments.label] = figures
-    arguments.out.write_text(json.dumps(known, indent=1, allow_nan=False) + "\n")
-    draw(arguments.out.with_suffix(".png"), known)
-    print("\n".join(table(arguments.label, figures)))
+    if not arguments.join and not (arguments.bags and arguments.artifact and arguments.label):
+        parser.error("give bags, --artifact and --label, or --join")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from calibration_tables import accumulated, bad_days, epistemic
 from classifier_tables import cifar_ood, ella_vit, mnist_ood, prior_search, sparse_dropout
 from posterior_tables import (
     curvature_pass,
@@ -176,6 +177,9 @@ TABLES = {
         prior_search,
         sparse_dropout,
         odometry,
+        bad_days,
+        epistemic,
+        accumulated,
     )
 }
 

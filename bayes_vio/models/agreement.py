@@ -8,8 +8,8 @@ rotations, time offset t):
 
 with w the gyro's mean rate and Dw by how much the rate changes over the interval. Recursive least
 squares that forget within ``memory_s`` keep theta; what validation shows of it is usual. The part
-of theta_i that is not, theta_i^2 / (1 + 4 var_i / theta_i^2) with var_i the usual variance, is
-taken for the variance of an error that every increment has.
+of theta_i that is not, theta_i^2 / (1 + (4 var_i / theta_i^2)^2) with var_i the usual variance,
+is taken for the variance of an error that every increment has.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def unusual_var(theta: Array, usual_std: Array, response: Array) -> Array:
     nothing of the gyro, by which increments turn: that entry is zero.
     """
     squared = theta**2
-    var = squared**2 / (squared + _USUAL_WEIGHT * usual_std**2) / response**2
+    usual = (_USUAL_WEIGHT * usual_std**2) ** 2
+    var = squared**3 / (squared**2 + usual) / response**2
     var[3] = 0.0
     return var
 
