@@ -86,15 +86,13 @@ def _diagonalise(factor: Tensor, tie: Tensor, resolution: float) -> tuple[Tensor
 
 
 class CorrectedEigenvalueSums:
-    """Sums over data of (Q_g^T dW_r Q_a)^2 [d_out, d_in] of one layer (E3), and where they are
-    asked for, of dW_r^2 as well (E4)."""
+    """Sums over data of (Q_g^T dW_r Q_a)^2 [d_out, d_in] of one layer (E3)."""
 
-    def __init__(self, layer: Layer, basis: Eigenbasis, with_diagonal: bool = False):
+    def __init__(self, layer: Layer, basis: Eigenbasis):
         dtype = layer.module.weight.dtype
         self._layer = layer
         self._Q_g, self._Q_a = basis.Q_g.to(dtype), basis.Q_a.to(dtype)
         self._sum = layer.zeros(*layer.shape)
-        self._diagonal = layer.zeros(*layer.shape) if with_diagonal else None
 
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:  # noqa: ARG002
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out].
@@ -103,32 +101,19 @@ class CorrectedEigenvalueSums:
         """
         n_columns, n_positions, d_out = gradients.shape[1:]
         if n_positions > n_columns * d_out:
-            self._add_turned(features, gradients)
+            for J in self._layer.jacobian_parts(features, gradients):
+                turned = self._Q_g.mT @ (J @ self._Q_a).flatten(0, 1)
+                self._sum += turned.square_().sum(0)
             return
-        if self._diagonal is not None:
-            self._layer.add_squares(self._diagonal, features, gradients)
         self._layer.add_squares(self._sum, features @ self._Q_a, _turned(gradients, self._Q_g))
 
-    def _add_turned(self, features: Tensor, gradients: Tensor) -> None:
-        for J in self._layer.jacobian_parts(features, gradients):
-            turned = self._Q_g.mT @ (J @ self._Q_a).flatten(0, 1)
-            self._sum += turned.square_().sum(0)
-            if self._diagonal is not None:
-                self._diagonal += J.square_().sum((0, 1))
-
     def totals(self) -> list[Tensor]:
-        """Return the sums over data."""
-        return [self._sum] if self._diagonal is None else [self._sum, self._diagonal]
+        """Return the sum over data."""
+        return [self._sum]
 
     def mean(self, n_data: int) -> Tensor:
         """Return the corrected eigenvalues Lam [d_out, d_in], a mean over data."""
         return self._sum / n_data
-
-    def diagonal(self, n_data: int) -> Tensor:
-        """Return F_diag [d_out, d_in], a mean over data; raise ValueError if not asked for."""
-        if self._diagonal is None:
-            raise ValueError("these sums were made without the exact diagonal")
-        return self._diagonal / n_data
 
 
 def _turned(gradients: Tensor, Q: Tensor) -> Tensor:

@@ -86,9 +86,11 @@ class InformationPrecision(PrecisionBlock):
         Its square is J P^-1 J^T, also in float32 where nearly all of J D^-1 J^T is explained.
         """
         D_inverse, std, _, U_a_rows = self._working
-        blocks, inner = list(terms.jacobian_blocks(self.dtype)), []
-        for rows, J in blocks:
-            # A short fat product from the left: twice as fast as one with r_a columns.
+        blocks, inner = [], []
+        for rows, J in terms.jacobian_blocks(self.dtype):
+            blocks.append((rows, J))
+            # While J is in the cache, and from the left, where a short fat product takes half as
+            # long as one with r_a columns.
             product = U_a_rows @ (J * D_inverse[rows]).flatten(0, 2).mT
             inner.append(product.unflatten(1, J.shape[:3]))  # [r_a, batch, outputs, rows]
         back = self._back(torch.cat(inner, 3))
