@@ -43,14 +43,16 @@ class FixAlignment:
         self._odometry: list[Array] = []
         self.done = False
 
-    def add(self, fix: PositionFix, state: EkfState, settings: EkfSettings) -> EkfState | None:
-        """Take a fix and the odometry at its stamp; return the state in the fixes' frame.
+    def add(
+        self, fix: PositionFix, there: EkfState, newest: EkfState, settings: EkfSettings
+    ) -> EkfState | None:
+        """Take a fix and the odometry at its stamp; return the newest state in the fixes' frame.
 
         None while the yaw is not known well enough.
         """
         antenna = np.append(np.array(settings.antenna_position_m), 1.0)
         self._fixes.append(fix)
-        self._odometry.append((state.T_world_base @ antenna)[:3])
+        self._odometry.append((there.T_world_base @ antenna)[:3])
         u, v = (
             _centred(np.stack(self._odometry)),
             _centred(np.stack([f.position for f in self._fixes])),
@@ -62,7 +64,7 @@ class FixAlignment:
         if yaw_std > self._yaw_std_max_rad:
             return None
         self.done = True
-        return self._moved(state, _yaw_between(u, v), yaw_std, settings)
+        return self._moved(newest, _yaw_between(u, v), yaw_std, settings)
 
     def _moved(
         self, state: EkfState, yaw: float, yaw_std: float, settings: EkfSettings

@@ -17,7 +17,7 @@ from bayes_vio.filters.alignment import FixAlignment
 from bayes_vio.filters.covariance import check_spd
 from bayes_vio.filters.ekf import after_gap, mahalanobis_squared, predict, update
 from bayes_vio.filters.ekf_settings import EkfSettings
-from bayes_vio.filters.ekf_state import POSITION, TWIST, EkfState
+from bayes_vio.filters.ekf_state import POSE, POSITION, TWIST, EkfState
 from bayes_vio.filters.measurements import Innovation, Measurement, PositionFix, Source
 
 Array = NDArray[np.float64]
@@ -111,7 +111,7 @@ class MotionFilter:
         if self.state is None:
             self._start = (T, cov)
             return
-        moved = self.state.forgotten(slice(0, 6), cov)
+        moved = self.state.forgotten(POSE, cov)
         self._restart_from(replace(moved, T_world_base=T))
 
     def feed(self, measurement: Measurement) -> Fed:
@@ -196,6 +196,12 @@ class MotionFilter:
     def _at(self, stamp_ns: int) -> EkfState:
         return predict(self._kept[1], stamp_ns, self.settings)
 
+    def _state_at(self, stamp_ns: int) -> EkfState:
+        """Return the state at a stamp within the history, of what came before it."""
+        place = bisect_right([step.state.stamp_ns for step in self._steps], stamp_ns)
+        before = self._steps[place - 1].state if place else self._kept[0]
+        return predict(before, stamp_ns, self.settings)
+
     def _judge(self, measurement: Measurement) -> Fed:
         source = measurement.source
         state = measurement.told(self._at(measurement.stamp_ns), self.settings)
@@ -234,8 +240,9 @@ class MotionFilter:
     def _align(self, fix: PositionFix) -> Fed:
         """Collect a fix; once they tell the heading, move the pose into their frame."""
         assert self._alignment is not None
-        state = self._at(max(fix.stamp_ns, self._kept[1].stamp_ns))
-        aligned = self._alignment.add(fix, state, self.settings)
+        there, newest = self._state_at(fix.stamp_ns), self._kept[1]
+        newest = max(there, newest, key=lambda state: state.stamp_ns)
+        aligned = self._alignment.add(fix, there, newest, self.settings)
         if aligned is None:
             return Fed(Outcome.ALIGNING)
         self._restart_from(aligned)

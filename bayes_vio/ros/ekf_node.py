@@ -107,12 +107,12 @@ class EkfNode(Node):
     def _feed(self, measurement: Measurement) -> None:
         fed = self._filter.feed(measurement)
         if fed.innovation is not None and fed.innovation_cov is not None:
-            accepted = fed.outcome is Outcome.APPLIED
+            accepted = fed.outcome in (Outcome.APPLIED, Outcome.FOLLOWED)
             self._monitor.add(measurement.source, fed.innovation, fed.innovation_cov, accepted)
         if fed.outcome in _TOLD:
             cause = f"{measurement.source.value}_{fed.outcome.value}"
             self._log.warn(cause, f"{measurement.source.value} {_TOLD[fed.outcome]}")
-        if measurement.source is Source.TWIST and self._filter.aligned:
+        if measurement.source is Source.TWIST and fed.nis is not None and self._filter.aligned:
             self._publish()
 
     def _publish(self) -> None:

@@ -219,13 +219,29 @@ def test_the_alignments_yaw_deviation_is_true():
             k += 10
             state = EkfState.started(START_NS + k * STEP_NS, pose_at(k), sure, std)
             drawn = fix(k, rng.normal(size=3), std_m=1.0)
-            found = alignment.add(drawn, state, SETTINGS)
+            found = alignment.add(drawn, state, state, SETTINGS)
         error = right_error(found.T_world_base, pose_at(k))
         z.append(error[[0, 1, 5]] / np.sqrt(np.diagonal(found.pose_cov))[[0, 1, 5]])
     deviation = np.std(z, axis=0)
     assert 0.88 < deviation[2] < 1.12
     assert (deviation[:2] < 1.1).all()
     assert (deviation[:2] > 0.4).all()  # along the track all fixes together know more
+
+
+def test_fixes_that_come_late_align_as_well():
+    """Exact fixes that arrive 0.3 s after their stamps: the position does not stay behind."""
+    motion = MotionFilter(SETTINGS, alignment=FixAlignment(20.0, 0.3))
+    for k in range(200):
+        motion.feed(TwistMeasurement(START_NS + k * STEP_NS, TURN, NOISE_COV, EPISTEMIC_COV))
+        if k % 10 == 3 and not motion.aligned:
+            motion.feed(fix(k - 3))
+            assert motion.state is not None
+        if motion.aligned:
+            break
+    assert_near_truth(motion, k, 0.3)
+    assert motion.state is not None
+    yaw = right_error(motion.state.T_world_base, pose_at(k))[5]
+    assert abs(yaw) < 0.02
 
 
 def test_a_fix_before_the_first_twist_waits():
