@@ -51,7 +51,7 @@ from bayes_vio.whole_files import partial_folder, read_bounded, write_whole
 
 __all__ = ["ArtifactError", "ImageStatistics", "MotionArtifact", "image_statistics_of"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _JSON, _MODEL, _POSTERIOR = "artifact.json", "model.safetensors", "posterior.safetensors"
 _FILES = (_JSON, _MODEL, _POSTERIOR, *regime_storage.FILES)
 # artifact.json is a few kilobytes; a larger one is no artifact and is not read into memory.

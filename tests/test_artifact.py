@@ -108,7 +108,7 @@ CAMERA = {"width": 320, "height": 120, "K": np.eye(3).tolist(), "distortion": "p
     ("changes", "message"),
     [
         ({"format_version": 999}, "format version 999"),
-        ({"format_version": 1}, "format version 1, this package reads 2"),
+        ({"format_version": 1}, "format version 1, this package reads 3"),
         ({"input": {"imu_bins": 3}}, "inputs of another shape"),
         ({"model": {"width": 32}}, "weights are of another network"),
         # 13 thousand million weights: refused before they are allocated.

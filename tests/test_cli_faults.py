@@ -169,7 +169,7 @@ def test_an_artifact_that_cannot_be_used_is_one_line_and_code_2(
     if damage in ("truncated", "older"):
         shutil.copytree(ready / "artifact", folder, dirs_exist_ok=True)
         text = (folder / "artifact.json").read_text()
-        older = text.replace('"format_version": 2', '"format_version": 1')
+        older = text.replace('"format_version": 3', '"format_version": 1')
         (folder / "artifact.json").write_text(older if damage == "older" else text[:-100])
     arguments = {"fit": fit_of(ready, tmp_path / "o"), "evaluate": ("evaluate", ready / "train")}
     rest = arguments.get(name, (name,))

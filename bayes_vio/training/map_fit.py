@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayes_vio.conventions import ANGULAR
+from bayes_vio.conventions import X
 from bayes_vio.data.samples import MotionInput
 from bayes_vio.distributed import Workers, current_workers
-from bayes_vio.models.backbone import mean_angular_rate
+from bayes_vio.models.backbone import RoadReader, Stabiliser
 from bayes_vio.models.motion import MotionModel, MotionModelSettings
 from bayes_vio.training.augmentation import AugmentationSettings, augment
 from bayes_vio.training.checkpoint import (
@@ -30,6 +30,12 @@ from bayes_vio.training.checkpoint import (
     save_checkpoint,
 )
 from bayes_vio.training.objective import gaussian_nll, log_weight, tempered_nll
+
+# A road that hardly moves tells no height, and a few samples could be anything.
+_LEAST_ROAD_SPEED_1_S = 0.5
+_FEWEST_ROAD_SAMPLES = 10
+# Standard deviations between the tenth and the ninetieth percentile of a normal distribution.
+_PERCENTILES_APART = 2.5631
 
 
 class MotionBatches(Iterable[tuple[MotionInput, Tensor]], Sized, Protocol):
@@ -176,17 +182,46 @@ def standardised_residuals(
     return torch.cat(parts).numpy()
 
 
-def twist_statistics(samples: MotionSamples, batch_size: int = 256) -> tuple[Tensor, Tensor]:
-    """Return mean and std [6] of target / dt less the gyro's rate, over all samples."""
-    residuals = []
-    for x, target in samples.loader(batch_size):
-        twist = target / x.dt[:, None]
-        twist[:, ANGULAR] -= mean_angular_rate(x)
-        residuals.append(twist)
+@torch.no_grad()
+def twist_statistics(
+    samples: MotionSamples, model: MotionModel, batch_size: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Return median and scale [6] of target / dt less what the model knows without its network.
+
+    The scale is what would be the standard deviation of a normal variable with the same tenth and
+    ninetieth percentiles: where another car hides the road, what it tells may be off by anything.
+    """
+    residuals = [
+        target / x.dt[:, None] - (model.prior_twist(x) - model.twist_offset)
+        for x, target in samples.loader(batch_size)
+    ]
     twist = torch.cat(residuals).double()
     # A recording that never moves in an axis must not scale that axis to nothing.
     least = torch.tensor([0.1, 0.01, 0.01, 0.002, 0.002, 0.002], dtype=torch.float64)
-    return twist.mean(0).float(), torch.maximum(twist.std(0), least).float()
+    low, middle, high = (twist.kthvalue(_rank(len(twist), q), 0).values for q in (0.1, 0.5, 0.9))
+    return middle.float(), torch.maximum((high - low) / _PERCENTILES_APART, least).float()
+
+
+def _rank(n: int, share: float) -> int:
+    return min(n, 1 + int(share * n))
+
+
+@torch.no_grad()
+def road_statistics(samples: MotionSamples, batch_size: int = 256) -> tuple[float, float]:
+    """Return the camera's height above the road (m) and the mean road speed (1/s).
+
+    The height is the median of forward speed over road speed; 0, so that the road tells nothing,
+    where too few samples show one.
+    """
+    stabiliser, reader, speeds, targets = Stabiliser(), RoadReader(), [], []
+    for x, target in samples.loader(batch_size):
+        speeds.append(reader(stabiliser(x).way, x.dt)[:, 0])
+        targets.append(target[:, X] / x.dt)
+    road, forward = torch.cat(speeds).double(), torch.cat(targets).double()
+    moving = road > _LEAST_ROAD_SPEED_1_S
+    if int(moving.sum()) < _FEWEST_ROAD_SAMPLES:
+        return 0.0, 0.0
+    return float((forward[moving] / road[moving]).median()), float(road.mean())
 
 
 def _fresh(
@@ -195,7 +230,8 @@ def _fresh(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = MotionModel(model_settings)
-    model.set_twist_statistics(*twist_statistics(train))
+    model.set_road(*road_statistics(train))
+    model.set_twist_statistics(*twist_statistics(train, model))
     return model
 
 

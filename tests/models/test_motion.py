@@ -27,7 +27,8 @@ def test_noise_covariance_is_positive_definite(model: MotionModel) -> None:
     x, _ = random_motion(16)
     _, L = model(x)
     assert L.shape == (16, 6, 6)
-    assert bool((torch.linalg.eigvalsh((L @ L.mT).double()) > 0).all())
+    noise_cov = L.double() @ L.double().mT
+    assert bool((torch.linalg.eigvalsh(noise_cov) > 0).all())
     assert torch.equal(L, L.tril())
 
 
@@ -62,6 +63,18 @@ def test_angular_mean_follows_the_gyro_when_the_net_says_nothing(model: MotionMo
     x, _ = random_motion(4)
     expected = x.imu[..., 3:].mean(1) * x.dt[:, None]
     torch.testing.assert_close(model(x)[0][:, 3:], expected)
+
+
+def test_forward_mean_follows_the_road_when_the_net_says_nothing(model: MotionModel) -> None:
+    torch.nn.init.zeros_(model.mean_head.weight)
+    torch.nn.init.zeros_(model.mean_head.bias)
+    model.set_road(1.65, 3.0)
+    x, _ = random_motion(4)
+    way = model.stabiliser(x).way
+    expected = 1.65 * model.road(way, x.dt)[:, 0] * x.dt
+    torch.testing.assert_close(model(x)[0][:, 0], expected)
+    blind = without_camera(x, torch.ones(4, dtype=torch.bool))
+    torch.testing.assert_close(model(blind)[0][:, 0], torch.full((4,), 1.65 * 3.0) * x.dt)
 
 
 def test_batch_members_do_not_see_each_other(model: MotionModel) -> None:
