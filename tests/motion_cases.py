@@ -108,7 +108,7 @@ def tiny_artifact(
     model = MotionModel(settings).eval()
     scale = torch.tensor([1.0, 0.05, 0.05, 0.01, 0.01, 0.01])
     model.set_road(1.65, 2.4)
-    model.set_twist_statistics(torch.zeros(6), scale)
+    model.set_twist_statistics(torch.tensor([4.0, 0, 0, 0, 0, 0]), scale)
     samples = Samples.random(n, seed)
     posterior = fit_posterior(model, samples.loader(16), likelihood="gaussian", rank=8)
     return MotionArtifact(
