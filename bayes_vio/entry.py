@@ -1,4 +1,4 @@
-"""Where processes begin: the command line and the node, from before anything is imported.
+"""Where processes begin: the command line and the nodes, from before anything is imported.
 
 Loading torch takes seconds. An interrupt meanwhile ends the process in one line, and the garbage
 collector, which would go through all of torch again and again, waits.
@@ -42,6 +42,14 @@ def ekf(argv: Sequence[str] | None = None) -> int:
     with _interruptible():
         with uncollected():
             from bayes_vio.ros.ekf_node import main
+        return _until_interrupted(main, argv)
+
+
+def planner_node(argv: Sequence[str] | None = None) -> int:
+    """Run the node `planner` and return its exit code; argv as given to a ROS executable."""
+    with _interruptible():
+        with uncollected():
+            from bayes_vio.ros.planner_node import main
         return _until_interrupted(main, argv)
 
 

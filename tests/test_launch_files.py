@@ -102,6 +102,11 @@ def car(monkeypatch):
     return load(ROOT / "launch" / "car.launch.py", monkeypatch)
 
 
+@pytest.fixture
+def planner(monkeypatch):
+    return load(ROOT / "launch" / "planner.launch.py", monkeypatch)
+
+
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
 def test_every_launch_file_describes_its_arguments(path, monkeypatch):
     arguments, _ = described(load(path, monkeypatch))
@@ -150,8 +155,22 @@ def test_every_parameter_that_is_named_is_declared(estimator):
     assert list(table) == ["/**/estimator"]
 
 
-def test_the_transitions_follow_one_another(estimator):
-    configure, activate, node = created(estimator)
+def test_the_planner_is_started_with_its_own_file_and_executable(planner):
+    file, overrides = created(planner)[-1].kwargs["parameters"]
+    assert Path(file) == ROOT / "config" / "planner.yaml"
+    assert set(overrides) == {"autostart", "use_sim_time"}
+    assert overrides["autostart"] is False
+    node = created(planner, collision_max="0.02", namespace="car")[-1]
+    assert node.kwargs["parameters"][1]["collision_max"] == 0.02
+    assert (node.kwargs["name"], node.kwargs["namespace"]) == ("planner", "car")
+    script = ROOT / "scripts" / node.kwargs["executable"]
+    assert os.access(script, os.X_OK)
+    assert "bayes_vio.entry" in script.read_text()
+
+
+@pytest.mark.parametrize("name", ["estimator", "planner"])
+def test_the_transitions_follow_one_another(name, request):
+    configure, activate, node = created(request.getfixturevalue(name))
     started, reached = configure.args[0], activate.args[0]
     assert type(started).__name__ == "OnProcessStart"
     assert started.kwargs["target_action"] is node

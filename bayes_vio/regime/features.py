@@ -7,6 +7,8 @@ backbone, whose tokens hold the flow.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from torch.nn import functional as F
 
 from bayes_vio.conventions import ANGULAR_RATE, SPECIFIC_FORCE
 from bayes_vio.data.samples import MotionInput
-from bayes_vio.models.backbone import ImageEncoder, mean_angular_rate
+from bayes_vio.models.backbone import ImageEncoder, Stabiliser, mean_angular_rate
 
 Array = NDArray[np.float32]
 Levels = NDArray[np.uint8]
@@ -148,11 +150,17 @@ def ego_motion_features(encoder: ImageEncoder, x: MotionInput) -> Tensor:
     The image's tokens are averaged over four groups of columns, since turning shows at the sides;
     the IMU gives its mean rate [3], statistics and the interval's length.
     """
-    tokens = F.gelu(encoder(x)).mT.unflatten(2, (_TOKEN_ROWS, _TOKEN_COLUMNS))
+    tokens = F.gelu(encoder(x, _stabiliser()(x))).mT.unflatten(2, (_TOKEN_ROWS, _TOKEN_COLUMNS))
     pooled = tokens.unflatten(3, (_TOKEN_GROUPS, -1)).mean((2, 4)).flatten(1)
     statistics = imu_statistics(x.imu.numpy(), x.imu_valid.numpy())
     rate = mean_angular_rate(x) / _RATE_SCALE_RAD_S
     return torch.cat([pooled, rate, torch.from_numpy(statistics), x.dt[:, None].log()], 1)
+
+
+@cache
+def _stabiliser() -> Stabiliser:
+    """Return the one that all share: it learns nothing, and x is on the CPU."""
+    return Stabiliser()
 
 
 def n_ego_motion_features(width: int) -> int:

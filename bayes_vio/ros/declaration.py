@@ -81,10 +81,14 @@ class Declaration:
         return SetParametersResult(successful=True)
 
     def read(self) -> Any:
-        """Return the current values; ValueError naming every parameter that was refused."""
+        """Return the current parameters; ValueError naming every one that was refused."""
+        return self._build(self.values())
+
+    def values(self) -> dict[str, Any]:
+        """Return the current values by name; ValueError naming every parameter refused."""
         if self.refused:
             raise ValueError("; ".join(f"parameter {n}: {r}" for n, r in self.refused.items()))
-        return self._build({name: self._node.get_parameter(name).value for name in self._specs})
+        return {name: self._node.get_parameter(name).value for name in self._specs}
 
 
 def _widened(value: Any, default: Any, spec: ParameterSpec) -> Any:

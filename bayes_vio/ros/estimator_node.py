@@ -8,11 +8,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
@@ -36,7 +34,7 @@ from bayes_vio.ros.parameters import (
     Reliability,
 )
 from bayes_vio.ros.pipeline import Pipeline
-from bayes_vio.ros.serving import ignore_interrupts, serve
+from bayes_vio.ros.serving import run
 from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
 from bayes_vio.ros.worker import StuckError, Surroundings
 
@@ -237,20 +235,7 @@ def qos(reliability: Reliability, depth: int) -> QoSProfile:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the node until it is interrupted; argv as given to a ROS executable."""
-    rclpy.init(args=list(argv) if argv is not None else None)
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        node = EstimatorNode()
-        try:
-            if node.autostart:
-                node.start()
-            serve(node)
-        finally:
-            ignore_interrupts()
-            node.destroy_node()
-    rclpy.try_shutdown()
-    # Shutting down has put back the handler that was there before rclpy's.
-    ignore_interrupts()
-    return 0
+    return run(EstimatorNode, argv)
 
 
 if __name__ == "__main__":

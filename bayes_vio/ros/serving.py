@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 _SPIN_S = 0.1
@@ -23,7 +25,7 @@ def make_executor() -> Any:
     return EventsExecutor()
 
 
-def serve(node: Node) -> None:
+def serve(node: Node | StartableNode) -> None:
     """Serve a node until ROS shuts down."""
     executor = make_executor()
     executor.add_node(node)
@@ -49,3 +51,32 @@ def shuts_down_within(timeout_s: float) -> bool:
 def ignore_interrupts() -> None:
     """Keep a second Ctrl-C, which `ros2 launch` forwards, from cutting a clean end short."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class StartableNode(Protocol):
+    """A lifecycle node that may be asked to configure and activate itself."""
+
+    @property
+    def autostart(self) -> bool: ...
+
+    def start(self) -> None: ...
+
+    def destroy_node(self) -> None: ...
+
+
+def run(make_node: Callable[[], StartableNode], argv: Sequence[str] | None) -> int:
+    """Run a node until it is interrupted and return the process's exit code."""
+    rclpy.init(args=list(argv) if argv is not None else None)
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+        node = make_node()
+        try:
+            if node.autostart:
+                node.start()
+            serve(node)
+        finally:
+            ignore_interrupts()
+            node.destroy_node()
+    rclpy.try_shutdown()
+    # Shutting down has put back the handler that was there before rclpy's.
+    ignore_interrupts()
+    return 0
