@@ -34,7 +34,7 @@ class PlannerNode(LifecycleNode):
             "planner", automatically_declare_parameters_from_overrides=True, **node_arguments
         )
         self._declaration = Declaration(self, planner_specs())
-        self._parameters: PlannerParameters | None = None
+        self._configured: PlannerParameters | None = None
         self._loop: PlanningLoop | None = None
         self._attached: list[Any] = []
         self._publishers_made: list[Any] = []
@@ -95,7 +95,7 @@ class PlannerNode(LifecycleNode):
         self._vehicle = parameters.planner().vehicle
         self._free()
         self._make_publishers(Command(parameters.command))
-        self._parameters = parameters
+        self._configured = parameters
         self.get_logger().info(
             f"plans at {parameters.rate_hz:g} Hz on {parameters.chosen_device}, collision at most "
             f"{parameters.collision_max:g}, lane departure at most "
@@ -112,7 +112,7 @@ class PlannerNode(LifecycleNode):
         self._publishers_made = [self._path, self._command]
 
     def _activate(self) -> None:
-        p = self._parameters
+        p = self._configured
         if p is None:
             raise RuntimeError("the node is not configured")
         if PlannerParameters(**self._declaration.values()) != p:
@@ -149,7 +149,7 @@ class PlannerNode(LifecycleNode):
         self._deactivate()
         while self._publishers_made:
             self.destroy_lifecycle_publisher(self._publishers_made.pop())
-        self._parameters = None
+        self._configured = None
 
     # Planning.
 
@@ -157,7 +157,7 @@ class PlannerNode(LifecycleNode):
         return self.get_clock().now().nanoseconds
 
     def _plan(self) -> None:
-        loop, p = self._loop, self._parameters
+        loop, p = self._loop, self._configured
         if loop is None or p is None:
             return
         outcome = loop.step()
@@ -182,7 +182,7 @@ class PlannerNode(LifecycleNode):
         elif self._failure:
             level, summary, values = DiagnosticStatus.ERROR, self._failure, {}
         else:
-            summary = "inactive" if self._parameters else "unconfigured"
+            summary = "inactive" if self._configured else "unconfigured"
             level, values = DiagnosticStatus.OK, {}
         name = f"{self.get_fully_qualified_name()}: plan"
         message = diagnostic_array(self._now_ns(), name, level, summary, values)
