@@ -114,6 +114,7 @@ def continue_fit(
             "curves": asdict(_progress(refit.history)),
             "settings": json.loads(json.dumps(asdict(settings), default=str)),
             "ancestry": ancestry,
+            **{key: parent.metadata[key] for key in ("regime",) if key in parent.metadata},
             "update": asdict(posterior.report.updates[-1]),
         }
         artifact = _assemble(parent, posterior, recordings, settings, chosen, observer)

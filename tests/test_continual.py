@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,12 @@ from bayes_vio.data.dataset import prepare
 from bayes_vio.evaluation.fit_report import report_folder
 from bayes_vio.posterior import fit_posterior
 from bayes_vio.posterior.refit_state import RefitStateError
+from bayes_vio.regime import storage
+from bayes_vio.regime.fit import RegimeScores
 from bayes_vio.training.recordings import FitObserver
 from tests.data.drives import Drive, write_drive
 from tests.motion_cases import Samples, tiny_artifact
+from tests.regime_cases import small_classifier
 
 SETTINGS = ContinueSettings(epochs=7, curvature_samples=16, calibration_samples=16, seed=3)
 FILES = ("artifact.json", "model.safetensors", "posterior.safetensors")
@@ -38,7 +41,13 @@ def folder(tmp_path_factory) -> Path:
     metadata = {"prior_precision": 1.0, "recordings": {"train": taught, "validation": []}}
     artifact = tiny_artifact(n=200)
     artifact.model.noise_scale.fill_(1.5)
-    replace(artifact, posterior=_fitted(artifact), metadata=metadata).save(folder / "car")
+    scores = RegimeScores(0.9, {"nominal": 0.9}, None, {}, 0.99, 1.0, 0.95)
+    replace(
+        artifact,
+        posterior=_fitted(artifact),
+        metadata=metadata | {"regime": asdict(scores)},
+        regime=small_classifier(),
+    ).save(folder / "car")
     return folder
 
 
@@ -91,6 +100,16 @@ def test_the_child_is_a_whole_artifact_that_knows_where_it_comes_from(folder, ch
     assert loaded.time_offset_s == parent.time_offset_s
     mounting = open_streams(folder / "new").extrinsics
     np.testing.assert_allclose(loaded.extrinsics.T_base_camera, mounting.T_base_camera)
+
+
+def test_the_regime_classifier_stays_as_it_is(folder, child):
+    for name in storage.FILES:
+        ours, theirs = (folder / car / name for car in ("car", "child"))
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert child.metadata["regime"]["image_accuracy"] == 0.9
+    report = json.loads((report_folder(folder / "child") / "fit_report.json").read_text())
+    assert report["regime"]["spoiled_noticed"] == 0.95
+    assert "state of an image" in (report_folder(folder / "child") / "fit_report.html").read_text()
 
 
 def test_the_weights_moved_and_nothing_outside_the_posterior(folder, child):

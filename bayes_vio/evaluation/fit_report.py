@@ -160,9 +160,10 @@ def _validation(
 
 
 def _regime(artifact: MotionArtifact) -> dict | None:
-    if artifact.regime is None:
+    scores = artifact.metadata.get("regime")
+    if artifact.regime is None or scores is None:
         return None
-    return {**artifact.metadata["regime"], "thresholds": asdict(artifact.regime.thresholds)}
+    return {**scores, "thresholds": asdict(artifact.regime.thresholds)}
 
 
 def _posterior(artifact: MotionArtifact) -> dict:
