@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _STATES = {"tracking": "#4c9f70", "degraded": "#e0a030", "lost": "#b03a3a"}
-_SHARE_HEIGHT = 0.5
+_FLOOR = 0.3  # where bars begin
 
 
 def draw(path: Path, labelled: dict[str, dict]) -> None:
@@ -21,8 +21,8 @@ def draw(path: Path, labelled: dict[str, dict]) -> None:
     figure = Figure(figsize=(15, 2.1 * len(names) + 1), layout="constrained")
     axes = figure.subplots(len(names), 3, squeeze=False)
     figure.suptitle(
-        "Bad days: RMS error and median sigma over the error without a fault (left axis, log), "
-        "states and share of errors in the 95 % region (below)"
+        "Bad days: RMS error (gray) and median sigma (blue) over the error at the weakest "
+        "strength (log), states and share of errors in the 95 % region (below)"
     )
     for row, name in enumerate(names):
         for column in range(3):
@@ -37,11 +37,14 @@ def _cell(axes: Axes, labelled: dict[str, dict], name: str, column: int) -> None
         found = [row for row in figures["faults"] if row["fault"] == name]
         if not found:
             continue
-        cell, good = found[0]["cells"][column], figures["no_fault"]
+        cell, weakest = found[0]["cells"][column], found[0]["cells"][0]
         for part in ("translation", "rotation"):
-            unit = good[part]["rmse"]
+            unit = weakest[part]["rmse"]
             values = [cell[part]["rmse"] / unit, cell[part]["sigma_median"] / unit]
-            axes.bar([place, place + 0.4], values, 0.38, color=["#666666", "#7aa6d6"])
+            heights = [value - _FLOOR for value in values]
+            axes.bar(
+                [place, place + 0.4], heights, 0.38, bottom=_FLOOR, color=["#666666", "#7aa6d6"]
+            )
             axes.text(place + 0.2, max(values), part[:5], ha="center", va="bottom", fontsize=7)
             place += 1.0
         _strip(axes, place - 2.2, cell)

@@ -16,7 +16,8 @@ def bad_days(r: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for label, figures in r.items():
-        lines.append(f"| {label} | none | {_cell(figures['no_fault'])} | | |")
+        if figures["no_fault"]:
+            lines.append(f"| {label} | none | {_cell(figures['no_fault'])} | | |")
         for row in figures["faults"]:
             cells = " | ".join(_cell(cell) for cell in row["cells"])
             lines.append(f"| {label} | {row['fault']} | {cells} |")
