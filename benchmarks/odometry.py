@@ -28,7 +28,7 @@ from odometry_setting import Evaluated, Result, Setting
 from odometry_tables import distance_table, figures, over_distance, table
 from semi_synthetic import CAMERA_HEIGHT_M, TEST, TRAIN, VALIDATION, write_all
 
-from bayes_vio.artifact import MotionArtifact, default_artifact_path, read_description
+from bayes_vio.artifact import MotionArtifact, read_description
 from bayes_vio.data.bags import open_streams
 from bayes_vio.data.dataset import MotionDataset, prepare
 from bayes_vio.fit import FitSettings, fit
@@ -63,7 +63,6 @@ def fitted(bags: Path, work: Path, epochs: int, learning_rate: float) -> Path:
     if not out.exists():
         settings = FitSettings(
             map=MapFitSettings(epochs=epochs, learning_rate=learning_rate),
-            start_from=default_artifact_path(),
             curvature_samples=2000,
         )
         train, validation = [bags / n for n in TRAIN], [bags / n for n in VALIDATION]
@@ -157,8 +156,8 @@ def parsed() -> argparse.Namespace:
         help="fitted likewise from other seeds: an ensemble with --artifact",
     )
     parser.add_argument("--cache", type=Path, help="measured frames; default WORK/fit/frames")
-    parser.add_argument("--epochs", type=int, default=18)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--samples", type=int, default=3000, help="read by each curvature")
     parser.add_argument("--dropout-epochs", type=int, default=3)
     parser.add_argument("--methods", nargs="*", help="only those whose names begin so")

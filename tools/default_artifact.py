@@ -34,7 +34,7 @@ DRIVES = {
     **{f"validation_slow_{i}": replace(SLOW, seed=12_000 + i) for i in range(2)},
     "validation_fast_0": replace(FAST, seed=13_000),
 }
-SETTINGS = FitSettings(map=MapFitSettings(epochs=10, patience=10), curvature_samples=2000)
+SETTINGS = FitSettings(map=MapFitSettings(epochs=10, patience=99), curvature_samples=2000)
 
 
 def main() -> None:
