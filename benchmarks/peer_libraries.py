@@ -83,12 +83,11 @@ class BayesVio(Peer):
         return Pass(recorder, self.loader, likelihood, Fisher.TYPE2, 0, self.device)
 
     def finish(self) -> None:
-        from bayes_vio.curvature import estimate
-        from bayes_vio.posterior import fit_posterior, structures
+        from bayes_vio.curvature import eigenbasis
+        from bayes_vio.posterior import fit_posterior
 
-        for module in (estimate, structures):  # the fit's own diagonalisations are timed
-            timed = partial(self._timed, module.eigenbasis)
-            module.eigenbasis = timed  # pyright: ignore[reportAttributeAccessIssue]
+        # The fit's own diagonalisations are timed.
+        eigenbasis.eigenbasis = partial(self._timed, eigenbasis.eigenbasis)
         self.posterior = fit_posterior(
             self.model,
             self.loader,
