@@ -160,3 +160,23 @@ def test_a_lane_is_free_inside_and_closed_at_its_borders():
 def test_strips_lie_to_the_left():
     (quad,) = strips(np.array([[0.0, 0.0], [10.0, 0.0]]), 3.0)
     np.testing.assert_allclose([quad.min(0), quad.max(0)], [[0, 0], [10, 3]])
+
+
+@pytest.mark.oracle
+def test_overlaps_are_those_of_commonroads_drivability_checker():
+    reason = "commonroad-drivability-checker is not installed"
+    checker = pytest.importorskip("commonroad_dc.pycrcc", reason=reason)
+    generator = np.random.default_rng(0)
+    middle = 0.5 * (VEHICLE.front_m - VEHICLE.rear_m)
+    half_length = 0.5 * (VEHICLE.front_m + VEHICLE.rear_m)
+    for _ in range(1000):
+        polygon, yaw = random_polygon(generator), generator.uniform(-3, 3)
+        x, y = generator.normal(size=2)
+        car = checker.RectOBB(
+            half_length, VEHICLE.half_width_m, yaw,
+            x + middle * np.cos(yaw), y + middle * np.sin(yaw),
+        )  # fmt: skip
+        halves = (checker.Triangle(*polygon[0], *polygon[k], *polygon[k + 1]) for k in (1, 2))
+        pose = torch.tensor([[x, y, yaw]], dtype=torch.float64)
+        ours = overlaps(pose, VEHICLE, Obstacles.of([polygon])).item()
+        assert ours == any(car.collide(half) for half in halves)
