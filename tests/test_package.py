@@ -24,8 +24,8 @@ ROS_PACKAGES = {
 }  # fmt: skip
 # Imported only where they are there, and told by doctor: a full ROS 2 brings them.
 OPTIONAL = {
-    "tf2_ros", "tf2_msgs", "backpack", "optuna", "sklearn", "torchvision", "typing_extensions",
-    "gtsam", "rerun",
+    "ackermann_msgs", "tf2_ros", "tf2_msgs", "backpack", "optuna", "sklearn", "torchvision",
+    "typing_extensions", "gtsam", "rerun",
 }  # fmt: skip
 # Extras that make does not install: their ranges stand in setup.py alone.
 BY_HAND = {"peers", "oracle", "search"}
