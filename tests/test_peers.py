@@ -43,7 +43,8 @@ def test_what_a_library_cannot_do_is_told_by_its_error():
     assert all("Error: " in error for error in row["errors"].values())
 
 
-def test_the_table_lists_rows_and_errors():
+def test_the_table_lists_rows_and_errors(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     tool = runpy.run_path(str(ROOT / "tools" / "readme_tables.py"))
     row = {"scope": "all weights", "factor_s": 1.0, "finish_s": 2.0, "ratio": 12.3}
     row |= {"draw_ms": 4.0, "peak_bytes": 2**20, "stored_bytes": 2**21}

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_vio.models.backbone import ImageEncoder
+from bayes_vio.models.backbone import ImageEncoder, Stabiliser
 from bayes_vio.regime import EgoMotion, ImageRegime
 from bayes_vio.regime.classes import EGO_MOTION_CLASSES, IMAGE_CLASSES, ego_motion_of
 from bayes_vio.regime.degradations import draw_degradation
@@ -88,7 +88,7 @@ def test_ego_motion_features_are_pooled_tokens_with_rates():
     encoder, (x, _) = ImageEncoder(6), random_motion(3)
     found = ego_motion_features(encoder, x)
     assert found.shape == (3, n_ego_motion_features(6))
-    tokens = torch.nn.functional.gelu(encoder(x)).reshape(3, 5, 4, 4, 6)
+    tokens = torch.nn.functional.gelu(encoder(x, Stabiliser()(x))).reshape(3, 5, 4, 4, 6)
     torch.testing.assert_close(found[:, :24].reshape(3, 6, 4), tokens.mean((1, 3)).mT)
     torch.testing.assert_close(found[:, 24:27], x.imu[..., 3:].mean(1) / 0.05)
 
