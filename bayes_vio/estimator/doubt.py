@@ -107,7 +107,8 @@ class Doubter:
             causes += (Cause.IMAGE_UNFAMILIAR,)
         if blind > s.blind_share_max:
             causes += (Cause.VIEW_BLIND,)
-        return s.unfamiliar_inflation * distance + s.blind_inflation * blind, causes
+        beyond = max(distance - 1.0, 0.0)  # what is usual is in the calibrated noise
+        return s.unfamiliar_inflation * beyond + s.blind_inflation * blind, causes
 
     def _compare(self, gyro: GyroWindow, x: MotionInput) -> None:
         """Ask the network what the camera alone tells of the rotation, now and then."""

@@ -7,9 +7,9 @@ rotations, time offset t):
     y = H theta + e,    H = [dt 1, dt w, Dw],    e ~ N(0, cov of the camera's part),        (E-R2)
 
 with w the gyro's mean rate and Dw by how much the rate changes over the interval. Recursive least
-squares that forget within ``memory_s`` keep theta; what validation shows of it is usual. The part
-of theta_i that is not, theta_i^2 / (1 + (4 var_i / theta_i^2)^2) with var_i the usual variance,
-is taken for the variance of an error that every increment has.
+squares that forget within ``memory_s`` keep theta; what validation shows of it is usual, and
+counts in the calibrated noise. What theta_i^2 exceeds that by, theta_i^2 - 4 var_i where positive with
+var_i the usual variance, is taken for the variance of an error that every increment has.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Network = Callable[[MotionInput], tuple[Tensor, Tensor]]
 # A priori: gyro bias (rad/s), scale, time offset (s). Beyond what any sensor in order has.
 _PRIOR_STD = np.array([0.03, 0.03, 0.03, 0.5, 0.1])
 _END_BINS = 4  # of either end of the window, whose difference is the change of the rate
-# Weight of the usual variance: an error twice the usual one counts half.
+# Two usual standard deviations, squared: what exceeds them is not usual.
 _USUAL_WEIGHT = 4.0
 
 
@@ -97,9 +97,7 @@ def unusual_var(theta: Array, usual_std: Array, response: Array) -> Array:
     response [5]: which share of an error shows. A camera whose rotations are scaled wrongly says
     nothing of the gyro, by which increments turn: that entry is zero.
     """
-    squared = theta**2
-    usual = (_USUAL_WEIGHT * usual_std**2) ** 2
-    var = squared**3 / (squared**2 + usual) / response**2
+    var = np.maximum(theta**2 - _USUAL_WEIGHT * usual_std**2, 0.0) / response**2
     var[3] = 0.0
     return var
 

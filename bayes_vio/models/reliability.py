@@ -11,9 +11,10 @@ the inputs that training left empty are told by no weight. So the inputs are jud
 
 The covariance C of a prediction becomes, the addition being epistemic,
 
-    C' = C (1 + u D^2 + b blind),                                                            (E-R1)
+    C' = C (1 + u max(D^2 - 1, 0) + b blind),                                                (E-R1)
 
-with u and b chosen on validation drives under faults (`benchmarks/bad_days.py`).
+since what is usual counts in C already: it was calibrated on the same drives. u and b were chosen
+on validation drives under faults (`benchmarks/bad_days.py`).
 """
 
 from __future__ import annotations
