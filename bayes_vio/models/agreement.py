@@ -7,9 +7,9 @@ rotations, time offset t):
     y = H theta + e,    H = [dt 1, dt w, Dw],    e ~ N(0, cov of the camera's part),        (E-R2)
 
 with w the gyro's mean rate and Dw by how much the rate changes over the interval. Recursive least
-squares that forget within ``memory_s`` keep theta; what validation shows of it is usual, and
-counts in the calibrated noise. What theta_i^2 exceeds that by, theta_i^2 - 4 var_i where positive with
-var_i the usual variance, is taken for the variance of an error that every increment has.
+squares that forget within ``memory_s`` keep theta. What validation shows of it is usual, and
+counts in the calibrated noise. What theta_i^2 exceeds that by, theta_i^2 - 4 var_i where positive
+with var_i the usual variance, is taken for the variance of an error that every increment has.
 """
 
 from __future__ import annotations
