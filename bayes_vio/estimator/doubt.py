@@ -76,19 +76,31 @@ class Doubter:
         self._agreement.reset()
         self._picture: NDArray[np.uint8] | None = None
         self._unasked_s = np.inf
+        self._to_compare: tuple[GyroWindow, MotionInput] | None = None
 
     def judge(self, interval: Interval, x: MotionInput) -> Doubt:
-        """Return the doubt about an interval, whose input to the network is x [1, ...]."""
+        """Return the doubt about an interval, whose input to the network is x [1, ...].
+
+        What camera and gyro tell of it counts from the next interval on: asking the network once
+        more would keep this one waiting.
+        """
+        self.catch_up()
         share, causes = self._of_view(interval)
         rotation_cov = np.zeros((3, 3))
         if interval.imu_valid.all():
             gyro = GyroWindow.of(interval.imu, interval.dt_s)
             if interval.flow is not None:
-                self._compare(gyro, x)
+                self._to_compare = gyro, x
             var, unusual = self._disagreement()
             rotation_cov = rotation_cov_of(var, gyro)
             causes += (Cause.SENSORS_DISAGREE,) if unusual else ()
         return Doubt(share, rotation_cov, causes)
+
+    def catch_up(self) -> None:
+        """Compare camera and gyro over the interval that was judged last, if it still waits."""
+        if self._to_compare is not None:
+            self._compare(*self._to_compare)
+            self._to_compare = None
 
     def _of_view(self, interval: Interval) -> tuple[float, tuple[Cause, ...]]:
         if interval.view is None:

@@ -24,6 +24,7 @@ from bayes_vio.estimator.stream_clock import StreamClock
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings, MotionEstimate, TrackingState
 from bayes_vio.filters.accumulate import Odometry
 from bayes_vio.filters.covariance import CovarianceError
+from bayes_vio.regime.classes import Regime
 
 if TYPE_CHECKING:
     from bayes_vio.artifact import MotionArtifact
@@ -103,6 +104,14 @@ class Estimator:
     def state(self) -> TrackingState:
         """Return the state after the last estimate."""
         return self._state
+
+    @property
+    def regime(self) -> Regime | None:
+        """Return what is believed of the newest image and of the motion; None where none can tell.
+
+        Works the motion out: some milliseconds, in whatever thread asks.
+        """
+        return self._predictor.regime()
 
     @property
     def awaited_imu_stamp_ns(self) -> int | None:
@@ -214,6 +223,7 @@ class Estimator:
         if image is None:
             if start_ns is not None and self._waiting:
                 self._builder.look_ahead(start_ns, self._waiting[-1])
+            self._predictor.catch_up()
             return self._without_image(start_ns, now_ns)
         if start_ns is None:
             self._builder.start(image)

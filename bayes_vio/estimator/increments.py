@@ -34,7 +34,7 @@ class Increment:
 
     ``features`` [6, size]: of the epistemic error; None for a guess, which no weights made.
     ``noise_correlation``: how its noise lasts, where not as the artifact says. ``regime``: of the
-    image and the motion, where the artifact can tell.
+    image, where the artifact can tell.
     """
 
     T_earlier_later: Array
@@ -96,6 +96,7 @@ class IncrementPredictor:
 
     def reset(self) -> None:
         """Forget the velocity."""
+        self._newest: Interval | None = None
         self._coasting = Coasting.unknown(self._settings)
         self._coasted_s = 0.0
         if self._doubter is not None:
@@ -103,14 +104,25 @@ class IncrementPredictor:
 
     def predict(self, interval: Interval) -> Increment:
         """Return the increment of an interval; increments must be asked for in order of time."""
-        return replace(self._increment(interval), regime=self._regime(interval))
+        self._newest = interval
+        return replace(self._increment(interval), regime=interval.regime)
 
-    def _regime(self, interval: Interval) -> Regime | None:
-        """Return the interval's regime with the motion, which a usable pair of images shows."""
-        classifier, regime = self._artifact.regime, interval.regime
-        if classifier is None or regime is None or interval.flow is None:
-            return regime
-        return classifier.with_ego_motion(regime, self._input(interval))
+    def regime(self) -> Regime | None:
+        """Return the newest interval's regime with the motion, where a pair of images shows it.
+
+        Worked out on call: no increment needs the motion, and every increment would wait for it.
+        """
+        classifier, interval = self._artifact.regime, self._newest
+        if classifier is None or interval is None or interval.regime is None:
+            return None
+        if interval.flow is None:
+            return interval.regime
+        return classifier.with_ego_motion(interval.regime, self._input(interval))
+
+    def catch_up(self) -> None:
+        """Do what can wait until an increment is out."""
+        if self._doubter is not None:
+            self._doubter.catch_up()
 
     def _increment(self, interval: Interval) -> Increment:
         excess = self._excess(interval.dt_s)

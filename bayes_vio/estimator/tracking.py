@@ -75,7 +75,7 @@ class MotionEstimate:
     T_earlier_later [4, 4]: the increment. epistemic_cov, noise_cov [6, 6]: the two parts of the
     covariance of its right perturbation (m, rad). cause: why the state is what it is, "" when
     tracking. T_odom_base [4, 4], odom_cov [6, 6] (right perturbation): accumulated up to stamp_ns.
-    regime: what is believed of the later image and of the motion, where the artifact can tell.
+    regime: what is believed of the later image, where the artifact can tell.
     """
 
     earlier_stamp_ns: int

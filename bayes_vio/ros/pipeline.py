@@ -17,7 +17,6 @@ from bayes_vio.data.messages import imu_row, stamp_ns_of
 from bayes_vio.estimator import Estimator
 from bayes_vio.estimator.tracking import MotionEstimate, TrackingState
 from bayes_vio.filters.covariance import CovarianceError
-from bayes_vio.regime.classes import Regime
 from bayes_vio.ros.calibration import Calibration
 from bayes_vio.ros.diagnostics import counted, level_of, nees_values, regime_values
 from bayes_vio.ros.inbox import Inbox
@@ -54,7 +53,6 @@ class Pipeline:
         )
         self._worker: EstimationWorker | None = None
         self._cause = ""
-        self._regime: Regime | None = None
         self._unusable = ""
         if not self._calibration.missing:
             self._start_worker()
@@ -208,7 +206,7 @@ class Pipeline:
 
     def _publish(self, estimate: MotionEstimate) -> None:
         self._around.states.see(estimate.state.value, estimate.cause)
-        self._cause, self._regime = estimate.cause, estimate.regime
+        self._cause = estimate.cause
         try:
             self._outputs.publish(estimate)
         except CovarianceError as error:
@@ -231,7 +229,7 @@ class Pipeline:
         state = worker.estimator.state
         cause = "paused" if worker.paused else self._cause or self._silent_inputs(state)
         values = {"state": state.value, "cause": cause} | self._telemetry.values()
-        values |= regime_values(self._regime)
+        values |= regime_values(worker.estimator.regime)
         values |= counted(dict(worker.estimator.counters)) | nees_values(self._monitor.window)
         return level_of(state), f"{state.value}: {cause}" if cause else state.value, values
 
