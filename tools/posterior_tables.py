@@ -165,9 +165,11 @@ def sampling(r: dict[str, Any]) -> list[str]:
 
 
 def curvature_pass(r: dict[str, Any]) -> list[str]:
-    """Return what the curvature pass takes beside training."""
+    """Return what the curvature pass takes beside training, by either Fisher."""
+    epochs = r["epochs_per_pass"]
     return [
-        f"**The curvature pass** (`python benchmarks/curvature_pass.py`): "
-        f"{r['pass']['scaled_s']:.0f} s for {r['wanted']} motion samples on one thread, "
-        f"{r['epochs_per_pass']:.1f} training epochs on as many.",
+        f"**The curvature pass** (`python benchmarks/curvature_pass.py`): on one thread "
+        f"{r['wanted']} motion samples take as long as {epochs['probed']:.1f} training epochs on "
+        f"as many with the probed Fisher (what `bayes-vio fit` uses), {epochs['type2']:.1f} with the "
+        "exact one.",
     ]

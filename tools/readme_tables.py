@@ -27,6 +27,7 @@ from posterior_tables import (
     sampling,
     storage,
 )
+from use_tables import planning, regime
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -177,6 +178,8 @@ TABLES = {
         prior_search,
         sparse_dropout,
         odometry,
+        planning,
+        regime,
         bad_days,
         epistemic,
         accumulated,

@@ -1,0 +1,56 @@
+"""The README's tables on what the covariance is used for: the planner, regimes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_PLANNERS = {"ours": "covariance of the moment", "constant": "constant", "none": "none"}
+
+
+def planning(r: dict[str, Any]) -> list[str]:
+    """Return collisions under both limits, and how tight the bound is."""
+    runs, poses, paths = r["runs_modelled"], r["poses"], r["paths"]
+    lines = [
+        "**Planning** (`python benchmarks/planning.py`): share of the plans within the limit that "
+        "collide on random streets (upper 95 % limit; number of streets), true errors drawn as "
+        "stated. On paths the bound held in "
+        f"{100 * paths['share_of_cases_bounded']:.1f} % of {paths['cases']} cases, "
+        f"{paths['ratio_median']:.1f} times the Monte Carlo estimate at the median and "
+        f"{paths['ratio_max']:.1f} times at most; at single poses in "
+        f"{100 * poses['share_of_cases_bounded']:.1f} % of {poses['cases']}, {poses['ratio_p99']:.1f} "
+        f"times at p99 and {poses['ratio_max']:.0f} times at most.",
+        "",
+        "| covariance | limit 1 % | limit 5 % |",
+        "|---|---|---|",
+    ]
+    for name, label in _PLANNERS.items():
+        cells = [_collisions(runs[f"{name}, bound {limit}"]) for limit in ("0.01", "0.05")]
+        lines.append(f"| {label} | {cells[0]} | {cells[1]} |")
+    return lines
+
+
+def _collisions(row: dict[str, float]) -> str:
+    share, most = 100 * row["collisions_of_planned"], 100 * row["at_most_95"]
+    return f"{share:.2f} % ({most:.1f} %; {row['runs']})"
+
+
+def regime(r: dict[str, Any]) -> list[str]:
+    """Return accuracy on drives that nothing was fitted on, and what is told of unseen faults."""
+    image, motion = r["image"], r["ego_motion"]
+    lines = [
+        f"**Regimes** (`python benchmarks/regime.py`): on {len(r['drives'])} held-out simulated "
+        f"drives {100 * image['metrics']['accuracy']:.1f} % of {image['images']} images and "
+        f"{100 * motion['metrics']['accuracy']:.1f} % of {motion['intervals']} motions are told "
+        f"right (turning left {100 * motion['accuracy']['left']:.0f} %), "
+        f"{100 * image['nominal_tracking']:.1f} % of nominal images count as such. Degradations "
+        "that training never showed, AUROC:",
+        "",
+        "| degradation | mutual information | entropy | noticed |",
+        "|---|---|---|---|",
+    ]
+    for name, row in image["unseen"].items():
+        lines.append(
+            f"| {name} | {row['mutual_information']:.2f} | {row['entropy']:.2f} "
+            f"| {100 * row['noticed']:.0f} % |"
+        )
+    return lines
