@@ -169,7 +169,8 @@ def curvature_pass(r: dict[str, Any]) -> list[str]:
     epochs = r["epochs_per_pass"]
     return [
         f"**The curvature pass** (`python benchmarks/curvature_pass.py`): on one thread "
-        f"{r['wanted']} motion samples take as long as {epochs['probed']:.1f} training epochs on "
-        f"as many with the probed Fisher (what `bayes-vio fit` uses), {epochs['type2']:.1f} with the "
+        f"{r['wanted']} motion samples take as long as {epochs['probed']:.1f} training epochs "
+        "on as many with the probed Fisher (what `bayes-vio fit` uses), "
+        f"{epochs['type2']:.1f} with the "
         "exact one.",
     ]

@@ -17,8 +17,8 @@ def planning(r: dict[str, Any]) -> list[str]:
         f"{100 * paths['share_of_cases_bounded']:.1f} % of {paths['cases']} cases, "
         f"{paths['ratio_median']:.1f} times the Monte Carlo estimate at the median and "
         f"{paths['ratio_max']:.1f} times at most; at single poses in "
-        f"{100 * poses['share_of_cases_bounded']:.1f} % of {poses['cases']}, {poses['ratio_p99']:.1f} "
-        f"times at p99 and {poses['ratio_max']:.0f} times at most.",
+        f"{100 * poses['share_of_cases_bounded']:.1f} % of {poses['cases']}, "
+        f"{poses['ratio_p99']:.1f} times at p99 and {poses['ratio_max']:.0f} times at most.",
         "",
         "| covariance | limit 1 % | limit 5 % |",
         "|---|---|---|",
