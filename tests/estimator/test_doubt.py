@@ -123,7 +123,7 @@ def test_a_gyro_that_contradicts_the_camera_widens_rotation_by_as_much(good):
 
 def test_the_camera_alone_is_asked_no_more_often_than_told():
     _, artifact = run(3.0, camera_hz=30.0)
-    assert 25 <= len(artifact.model.asked) <= 31
+    assert 5 <= len(artifact.model.asked) <= 7
 
 
 def test_a_reset_forgets_the_contradiction(good):
