@@ -111,8 +111,9 @@ def peers(r: dict[str, Any]) -> list[str]:
     """Return every library's times at every network, and what each could not do."""
     versions = ", ".join(f"{name} {v}" for name, v in r["versions"].items())
     lines = [
-        f"**Beside peers** (`python benchmarks/peers.py`): one thread of {r['device']}, clock: "
-        f"{r['clock']}; {versions}; whole nets unless it says otherwise, exact Fisher, 6 outputs.",
+        "**Beside peers** (`python benchmarks/peers.py --cases reference_cnn motion_model`): one "
+        f"thread of {r['device']}, clock: {r['clock']}; {versions}; whole nets "
+        "unless it says otherwise, exact Fisher, 6 outputs.",
         "",
         "| net | library | fit | covariance / forward | a weight draw | peak memory | stored |",
         "|---|---|---|---|---|---|---|",

@@ -123,9 +123,7 @@ def motion_input(n: int) -> MotionInput:
 
 # Float8 widens the epistemic sigma of rotX, which is far below the other axes': by half on these
 # inputs, several times over on a drive, and the whole sigma by up to 5 %.
-_FLOAT8_WIDENS = pytest.mark.xfail(
-    reason="float8 widens the epistemic sigma of rotX", strict=False
-)
+_FLOAT8_WIDENS = pytest.mark.xfail(reason="float8 widens the epistemic sigma of rotX", strict=True)
 
 
 @pytest.mark.parametrize(
