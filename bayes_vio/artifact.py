@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,13 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from bayes_vio import __version__
-from bayes_vio.artifact_checks import build_model, check_prediction, check_values, model_settings
+from bayes_vio.artifact_checks import (
+    build_model,
+    check_prediction,
+    check_values,
+    model_settings,
+    resting_input,
+)
 from bayes_vio.conventions import AXES, AXIS_UNITS
 from bayes_vio.data.image_quality import ImageStatistics, image_statistics_of
 from bayes_vio.data.samples import (
@@ -42,6 +48,7 @@ from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.models.reliability import Reliability
 from bayes_vio.posterior import GaussianPrediction, Posterior
 from bayes_vio.posterior import storage as posterior_storage
+from bayes_vio.posterior.captured import CapturedPredictive
 from bayes_vio.posterior.predictive import Prediction
 from bayes_vio.posterior.sketch import FeatureSketch
 from bayes_vio.regime import RegimeClassifier
@@ -72,8 +79,8 @@ class MotionArtifact:
     ``dt_range_s``: intervals seen in training. ``metadata``: fit metrics, hashes of the bags, what
     the posterior covers; JSON values only. ``reliability``: what is usual for the inputs; None
     where that was not measured: then nothing is doubted. ``regime``: judges images and ego-motion,
-    always on the CPU; None where it was not fitted. Raises ArtifactError for values that no car
-    has.
+    always on the CPU; None where it was not fitted. ``captured``: predictions from single inputs,
+    recorded (see ``streaming``). Raises ArtifactError for values that no car has.
     """
 
     model: MotionModel
@@ -88,8 +95,11 @@ class MotionArtifact:
     metadata: dict[str, Any]
     reliability: Reliability | None = None
     regime: RegimeClassifier | None = None
+    captured: CapturedPredictive | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.captured is not None and self.captured.posterior is not self.posterior:
+            raise ValueError("the captured prediction is of another posterior: capture it anew")
         try:
             check_values(self)
         except ValueError as error:
@@ -109,8 +119,21 @@ class MotionArtifact:
 
         They tell what errors of different increments have in common: see ``posterior.sketch``.
         """
-        p, features = self.posterior.predict_features(x, sketch)
+        captured = self.captured
+        if captured is not None and captured.sketch == sketch and len(x) == 1:
+            p, features = captured(x)
+        else:
+            p, features = self.posterior.predict_features(x, sketch)
         return _in_float64(p), features
+
+    def streaming(self, sketch: FeatureSketch) -> MotionArtifact:
+        """Return the artifact with ``predict_features`` from single inputs recorded: faster.
+
+        For one thread only. Raises ValueError where the posterior's prediction cannot be
+        captured.
+        """
+        still = resting_input().map(lambda t: t.to(self.posterior.device))
+        return replace(self, captured=CapturedPredictive(self.posterior, still, sketch))
 
     def save(self, path: Path) -> None:
         """Write the folder whole or not at all; replaces an artifact that is already there.

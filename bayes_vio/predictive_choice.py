@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 from bayes_vio.artifact import MotionArtifact
 from bayes_vio.artifact_checks import resting_input
@@ -12,18 +14,22 @@ from bayes_vio.choices import Predictive, Structure
 from bayes_vio.data.samples import MotionInput
 from bayes_vio.posterior import Posterior
 from bayes_vio.posterior.budget import duration_of, variance_shares, with_layers, within_budget
+from bayes_vio.posterior.captured import CapturedPredictive
+from bayes_vio.posterior.sketch import FeatureSketch
 
-# Predictions timed where there is no budget to hold; with one it is within_budget's number.
-_REPEATS = 5
+# The map by which streams tell what errors of different increments have in common.
+SKETCH = FeatureSketch()
+_REPEATS = 20
 
 
 @dataclass(frozen=True)
 class PredictiveChoice:
     """An artifact with the predictive that was chosen, and what was measured on this machine.
 
-    ``duration_s``: of one prediction, the 0.9 quantile. ``budget_s``: None where there is none.
-    ``kept_variance_share``: of the epistemic variance of all ``n_all`` layers; the rest is not
-    published, so the covariance is that much too small.
+    The artifact is ready for streams: predictions with ``SKETCH`` are recorded, or ``unrecorded``
+    says why they cannot be. ``duration_s``: of one prediction, the 0.9 quantile. ``budget_s``:
+    None where there is none. ``kept_variance_share``: of the epistemic variance of all ``n_all``
+    layers; the rest is not published, so the covariance is that much too small.
     """
 
     artifact: MotionArtifact
@@ -32,6 +38,7 @@ class PredictiveChoice:
     duration_s: float
     budget_s: float | None
     kept_variance_share: float
+    unrecorded: str = ""
 
     @property
     def n_layers(self) -> int:
@@ -46,10 +53,11 @@ class PredictiveChoice:
     def describe(self) -> str:
         """Return a clause for the log."""
         structure = self.artifact.posterior.report.structure
+        recorded = f"not recorded ({self.unrecorded}), " if self.unrecorded else ""
         return (
             f"predictive '{structure}' over {self.n_layers} of {self.n_all} layers "
             f"({self.predictive.value}), {100 * self.kept_variance_share:.0f} % of the epistemic "
-            f"variance, {1e3 * self.duration_s:.1f} ms, {self._verdict()}"
+            f"variance, {recorded}{1e3 * self.duration_s:.1f} ms, {self._verdict()}"
         )
 
     def _verdict(self) -> str:
@@ -78,23 +86,37 @@ def choose_predictive(
     still = resting_input().map(lambda tensor: tensor.to(posterior.device))
     if predictive is Predictive.AUTO and budget_s is not None:
         shares = _stored_shares(artifact)
-        found = within_budget(posterior, still, budget_s, shares=shares)
-        chosen, duration_s = found.posterior, found.chosen.duration_s
-        kept = found.chosen.kept_variance_share
+        found = within_budget(posterior, still, budget_s, ready=_ready, shares=shares)
+        chosen, kept = found.posterior, found.chosen.kept_variance_share
     else:
         is_last = predictive is Predictive.LAST_LAYER
         layers = list(posterior.layers)[-1:] if is_last else list(posterior.layers)
         chosen = with_layers(posterior, layers)
-        duration_s = duration_of(partial(chosen.predict, still), posterior.device, _REPEATS)
         kept = _kept_share(artifact, chosen, still)
+    ready, unrecorded = _for_streams(replace(artifact, posterior=chosen, captured=None))
+    predict = partial(ready.predict_features, still, SKETCH)
     return PredictiveChoice(
-        artifact=artifact if chosen is posterior else replace(artifact, posterior=chosen),
+        artifact=ready,
         predictive=predictive,
         n_all=len(posterior.layers),
-        duration_s=duration_s,
+        duration_s=duration_of(predict, posterior.device, _REPEATS),
         budget_s=budget_s,
         kept_variance_share=kept,
+        unrecorded=unrecorded,
     )
+
+
+def _ready(posterior: Posterior) -> Callable[[MotionInput], Any]:
+    """Return what is timed of a part of a posterior: what a stream would run of it."""
+    return CapturedPredictive(posterior, resting_input(), SKETCH)
+
+
+def _for_streams(artifact: MotionArtifact) -> tuple[MotionArtifact, str]:
+    """Return the artifact with its predictions recorded, or as it is and why they cannot be."""
+    try:
+        return artifact.streaming(SKETCH), ""
+    except ValueError as error:
+        return artifact, str(error)
 
 
 def _check_parts(structure: str, predictive: Predictive, budget_s: float | None) -> None:

@@ -10,8 +10,9 @@ from bayes_vio.artifact import MotionArtifact
 from bayes_vio.choices import Predictive, Structure
 from bayes_vio.cli import main
 from bayes_vio.fit import check_structure
-from bayes_vio.posterior import Posterior, budget, fit_posterior
+from bayes_vio.posterior import budget, fit_posterior
 from bayes_vio.posterior.budget import variance_shares
+from bayes_vio.posterior.captured import CapturedPredictive
 from bayes_vio.predictive_choice import choose_predictive
 from tests.data.drives import Drive, write_drive
 from tests.motion_cases import Samples, random_motion, tiny_artifact
@@ -29,19 +30,19 @@ def artifact() -> MotionArtifact:
 def clock(monkeypatch) -> None:
     """Let every layer of a prediction take a millisecond."""
     now_s = 0.0
-    predict = Posterior.predict
+    predict = CapturedPredictive.__call__
 
-    def timed(self: Posterior, x, *rest):
+    def timed(self: CapturedPredictive, x):
         nonlocal now_s
-        now_s += MS * len(self.layers)
-        return predict(self, x, *rest)
+        now_s += MS * len(self.posterior.layers)
+        return predict(self, x)
 
     class Clock:
         @staticmethod
         def perf_counter() -> float:
             return now_s
 
-    monkeypatch.setattr(Posterior, "predict", timed)
+    monkeypatch.setattr(CapturedPredictive, "__call__", timed)
     monkeypatch.setattr(budget, "time", Clock)
 
 
@@ -54,7 +55,8 @@ def with_structure(artifact: MotionArtifact, structure: str) -> MotionArtifact:
 
 def test_without_a_budget_everything_is_used_and_timed(artifact, clock):
     choice = choose_predictive(artifact)
-    assert choice.artifact is artifact
+    assert choice.artifact.posterior is artifact.posterior
+    assert choice.artifact.captured is not None
     assert (choice.n_layers, choice.n_all) == (len(artifact.posterior.layers),) * 2
     assert choice.duration_s == pytest.approx(MS * choice.n_all)
     assert choice.kept_variance_share == 1.0
@@ -119,7 +121,7 @@ def test_what_mixes_all_layers_is_used_whole_or_refused(artifact):
     for predictive, budget_s in ((Predictive.LAST_LAYER, None), (Predictive.AUTO, 1.0)):
         with pytest.raises(ValueError, match=r"'ella' mixes all layers.*predictive to whole"):
             choose_predictive(ella, predictive, budget_s)
-    assert choose_predictive(ella).artifact is ella
+    assert choose_predictive(ella).artifact.posterior is ella.posterior
     assert choose_predictive(ella, Predictive.WHOLE, 100.0).holds
 
 

@@ -68,19 +68,19 @@ def within_budget(
     x: Any,
     budget_s: float,
     n_repeats: int = 20,
-    predict: Callable[[Posterior], Any] | None = None,
+    ready: Callable[[Posterior], Callable[[Any], Any]] | None = None,
     shares: Mapping[str, float] | None = None,
 ) -> BudgetChoice:
     """Return the richest predictive that takes at most ``budget_s`` at x, on this machine.
 
-    ``predict`` is what is timed, by default ``posterior.predict(x)``. ``shares``: every layer's
-    of the epistemic variance, by default that at x. Raises ValueError for a
-    budget that is not positive, and under "ella", whose directions run through all layers.
+    ``ready`` returns what is timed of a posterior, a function of x: by default its ``predict``.
+    ``shares``: every layer's of the epistemic variance, by default that at x. Raises ValueError
+    for a budget that is not positive, and under "ella", whose directions run through all layers.
     """
     if not budget_s > 0:
         raise ValueError(f"the latency budget must be positive, it is {budget_s} s")
     shares = shares or variance_shares(posterior, x)
-    search = _Search(posterior, shares, predict or (lambda p: p.predict(x)), n_repeats)
+    search = _Search(posterior, shares, x, ready or (lambda p: p.predict), n_repeats)
     found = search.measure(tuple(posterior.layers))
     if found.duration_s > budget_s:
         by_share = sorted(shares, key=lambda name: -shares[name])
@@ -140,11 +140,12 @@ class _Search:
         self,
         posterior: Posterior,
         shares: Mapping[str, float],
-        predict: Callable[[Posterior], Any],
+        x: Any,
+        ready: Callable[[Posterior], Callable[[Any], Any]],
         n_repeats: int,
     ):
-        self._posterior, self._shares = posterior, shares
-        self._predict, self._n_repeats = predict, n_repeats
+        self._posterior, self._shares, self._x = posterior, shares, x
+        self._ready, self._n_repeats = ready, n_repeats
         self.measured: dict[frozenset[str], Measurement] = {}
 
     def measure(self, layers: tuple[str, ...]) -> Measurement:
@@ -154,7 +155,8 @@ class _Search:
             part = with_layers(self._posterior, layers)
             kept = sum(self._shares[name] for name in layers)
             names = tuple(part.layers)
-            duration_s = duration_of(partial(self._predict, part), part.device, self._n_repeats)
+            predict = partial(self._ready(part), self._x)
+            duration_s = duration_of(predict, part.device, self._n_repeats)
             self.measured[key] = Measurement(names, duration_s, kept)
         return self.measured[key]
 

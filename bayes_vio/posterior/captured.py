@@ -1,8 +1,8 @@
-"""Predictions recorded once as a CUDA graph and replayed: one launch, no word from the host.
+"""Predictions recorded once and replayed: what surrounds the arithmetic is left behind.
 
-A prediction is some hundred small kernels, so that on a GPU its time is that of launching them. A
-graph launches all at once, on inputs and outputs that stay where they are. Nothing in between may
-wait for the host, nor bring numbers from it.
+A prediction is some hundred small operations, so that its time is that of starting them. On CUDA
+they are recorded as a graph that is launched at once, on inputs and outputs that stay where they
+are, and nothing in between may wait for the host or bring numbers from it; on a CPU as a tape.
 
 Source: NVIDIA, "CUDA C++ programming guide", section on graphs; torch.cuda.CUDAGraph.
 """
@@ -20,75 +20,79 @@ from bayes_vio.curvature.inputs import map_tensors, tensors
 from bayes_vio.models.likelihood import Gaussian
 from bayes_vio.posterior.laplace import Posterior
 from bayes_vio.posterior.sketch import FeatureSketch
+from bayes_vio.posterior.tape import StaticInput, Tape
 
+_NOT_RECORDED = {
+    Structure.SUBNETWORK: "looks up its weights: it cannot be captured",
+    Structure.ELLA: "differentiates forward, whose zeros have no memory: it cannot be captured",
+}
 # Calls before the recording: what is computed once (roots, the sketch's map) is there by then.
 _WARM_UP = 3
-
-
-class StaticInput:
-    """An input whose tensors keep their place: every new one is copied into them."""
-
-    def __init__(self, example: Any):
-        self.value = map_tensors(example, lambda t: t.clone())
-
-    def fill(self, x: Any) -> None:
-        """Copy an input into place, without waiting where it comes from pinned memory.
-
-        Raises ValueError where a shape or dtype is not the example's.
-        """
-        own, new = list(tensors(self.value)), list(tensors(x))
-        described = [[(tuple(t.shape), t.dtype) for t in ts] for ts in (own, new)]
-        if described[0] != described[1]:
-            raise ValueError(
-                f"a captured prediction takes inputs of {described[0]}, not of {described[1]}: "
-                "capture another one for these"
-            )
-        for place, t in zip(own, new, strict=True):
-            place.copy_(t, non_blocking=True)
 
 
 class CapturedPredictive:
     """``posterior.predict``, or ``predict_features`` with a sketch, for inputs of one shape.
 
     Results are the caller's own. The posterior must not be used otherwise at the same time, and
-    its tensors must stay: the graph reads them where they were. Not for several threads.
+    its tensors must stay: they are read where they were. Not for several threads.
     """
 
     def __init__(self, posterior: Posterior, example: Any, sketch: FeatureSketch | None = None):
-        """Record the prediction at inputs like the example.
+        """Record the prediction at inputs like the example, on the posterior's device.
 
-        Raises ValueError off CUDA, and for likelihoods whose prediction draws on the host.
+        Raises ValueError on devices other than CPU and CUDA, and where a prediction cannot be
+        recorded (see ``prediction_call``).
         """
-        if posterior.device.type != "cuda":
+        self.posterior, self.sketch = posterior, sketch
+        call, device = prediction_call(posterior, sketch), posterior.device
+        if device.type not in ("cpu", "cuda"):
             raise ValueError(
-                f"the posterior is on {posterior.device}, only CUDA records graphs: use predict"
+                f"the posterior is on {device}, predictions are captured on CPU and CUDA only: "
+                "use predict"
             )
-        self._call = prediction_call(posterior, sketch)
-        self._device = posterior.device
-        self._input = StaticInput(map_tensors(example, lambda t: t.to(posterior.device)))
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device):
-            self._warm_up()
-            with torch.cuda.graph(self._graph):
-                self._output = self._call(self._input.value)
+        example = map_tensors(example, lambda t: t.to(device))
+        if device.type == "cuda":
+            self._replay = CudaGraph(call, example)
+        else:
+            for _ in range(_WARM_UP):
+                call(example)
+            self._replay = Tape(call, example)
 
     def __call__(self, x: Any) -> Any:
-        """Return the prediction at x; it is there when the current stream is.
+        """Return the prediction at x; on CUDA it is there when the current stream is.
 
         Raises ValueError where x is not shaped like the example.
         """
+        return self._replay(x)
+
+
+class CudaGraph:
+    """A function of one input on a CUDA device, recorded as a graph."""
+
+    def __init__(self, function: Callable[[Any], Any], example: Any):
+        self._function = function
+        self._input = StaticInput(example)
+        self._graph = torch.cuda.CUDAGraph()
+        self._device = next(iter(tensors(example))).device
+        with torch.cuda.device(self._device):
+            self._warm_up()
+            with torch.cuda.graph(self._graph):
+                self._output = function(self._input.value)
+
+    def __call__(self, x: Any) -> Any:
+        """Return the function's value in memory of the caller's own, without waiting for it."""
         with torch.cuda.device(self._device):
             self._input.fill(x)
             self._graph.replay()
             return copied(self._output)
 
     def _warm_up(self) -> None:
-        """Run the prediction on a stream of its own, as recording wants it."""
+        """Run the function on a stream of its own, as recording wants it."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):
-                self._call(self._input.value)
+                self._function(self._input.value)
         torch.cuda.current_stream().wait_stream(stream)
 
 
@@ -97,16 +101,17 @@ def prediction_call(
 ) -> Callable[[Any], Any]:
     """Return the function that is recorded: from the second call on it never meets the host.
 
-    Raises ValueError where it would: for classes, whose prediction draws on the host, and where
-    the shape of what is computed depends on values ("subnetwork", embeddings).
+    Raises ValueError where it would: for classes, whose prediction draws on the host, where the
+    shape of what is computed depends on values ("subnetwork", embeddings), and under "ella".
     """
     if not isinstance(posterior.likelihood, Gaussian):
         raise ValueError(
             f"likelihood {posterior.likelihood.name!r} draws its predictions on the host: only "
             "'gaussian' can be captured"
         )
-    if posterior.report.structure == Structure.SUBNETWORK.value:
-        raise ValueError("structure 'subnetwork' looks up its weights: it cannot be captured")
+    structure = Structure(posterior.report.structure)
+    if structure in _NOT_RECORDED:
+        raise ValueError(f"structure '{structure.value}' {_NOT_RECORDED[structure]}")
     embeddings = [name for name, c in posterior.layers.items() if c.kind == EmbeddingLayer.kind]
     if embeddings:
         raise ValueError(f"embeddings look up their tokens: fit without {embeddings} to capture")

@@ -18,7 +18,6 @@ from bayes_vio.ros.calibration import Calibration
 from bayes_vio.ros.outputs import Outputs
 from bayes_vio.ros.parameters import CalibrationSource, NodeParameters
 from bayes_vio.ros.pipeline import effective_offset_s
-from bayes_vio.ros.warm_up import warm_up
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ def configure(node: LifecycleNode, parameters: NodeParameters) -> tuple[Configur
     if parameters.extrinsics_source is CalibrationSource.TF_STATIC:
         transform_message()
     chosen = choose_predictive(artifact, parameters.predictive, parameters.latency_budget_s)
-    warm_up(chosen.artifact, device)
     configured = Configured(parameters, chosen, device, Outputs(node, parameters))
     return configured, describe(configured, path)
 

@@ -1,6 +1,8 @@
 """Under a latency budget layers are left out, the ones that matter least first."""
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +29,9 @@ class Clock:
 
     def perf_counter(self) -> float:
         return self.now
+
+    def ready(self, posterior: Posterior) -> Callable[[Any], None]:
+        return lambda _: self.predict(posterior)
 
     def predict(self, posterior: Posterior) -> None:
         self.now += self.per_layer_s * len(posterior.layers)
@@ -80,7 +85,7 @@ def test_of_what_holds_the_most_variance_is_kept(n_layers, monkeypatch):
     clock = Clock(2 * MS)
     monkeypatch.setattr(budget, "time", clock)
     budget_s = 2 * MS * (n_layers + 0.5)
-    choice = within_budget(posterior, case.x, budget_s, predict=clock.predict)
+    choice = within_budget(posterior, case.x, budget_s, ready=clock.ready)
     assert choice.chosen.duration_s == pytest.approx(2 * MS * n_layers)
     assert choice.holds
     best = sorted(shares, key=lambda name: -shares[name])[:n_layers]

@@ -1,5 +1,6 @@
 """What a captured prediction needs holds on a CPU, too; the graph itself needs a CUDA device."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +12,12 @@ from bayes_vio.curvature.inputs import map_tensors, tensors
 from bayes_vio.posterior import fit_posterior
 from bayes_vio.posterior.captured import (
     CapturedPredictive,
-    StaticInput,
     copied,
     prediction_call,
 )
 from bayes_vio.posterior.sketch import FeatureSketch
-from tests.cases import classifier, mlp
+from bayes_vio.posterior.tape import StaticInput
+from tests.cases import CASES, classifier, encoder, mlp
 from tests.motion_cases import Samples, random_motion, tiny_artifact
 
 # Operations that wait for a GPU, or bring numbers to it from the host.
@@ -26,6 +27,9 @@ MEETS_HOST = (
     "_linalg_check_errors", "randn", "rand", "randint", "normal", "bernoulli", "multinomial",
     "repeat_interleave", "from_numpy", "_pin_memory", "bincount", "_assert_async",
 )  # fmt: skip
+
+# Classes draw on the host, embeddings look up tokens, torch's encoder looks at its mask.
+RECORDED = sorted(set(CASES) - {"classifier", "tokens", "encoder"})
 
 
 class RefuseHost(TorchDispatchMode):
@@ -103,8 +107,17 @@ def test_results_are_copies():
 
 def test_what_cannot_be_captured_is_refused():
     artifact, (x, _) = tiny_artifact(), random_motion(1, seed=3)
-    with pytest.raises(ValueError, match="only CUDA records graphs"):
-        CapturedPredictive(artifact.posterior, x)
+    elsewhere = replace(artifact.posterior, recorder=artifact.posterior.recorder.to("meta"))
+    with pytest.raises(ValueError, match="on CPU and CUDA only"):
+        CapturedPredictive(elsewhere, x)
+    ella = fit_posterior(
+        artifact.model, Samples.random(24, 0).loader(8), structure="ella", n_points=20
+    )
+    with pytest.raises(ValueError, match="'ella' differentiates forward"):
+        CapturedPredictive(ella, x)
+    case = encoder()
+    with pytest.raises(ValueError, match=r"_local_scalar_dense cannot be recorded on a tape"):
+        CapturedPredictive(fit_posterior(case.model, case.loader(), noise_cov=1.0), case.x)
     case = classifier()
     with pytest.raises(ValueError, match="draws its predictions on the host"):
         prediction_call(fit_posterior(case.model, case.loader(), case.likelihood))
@@ -118,6 +131,39 @@ def test_what_cannot_be_captured_is_refused():
     data = [(torch.arange(8).reshape(4, 2) % 5, torch.ones(4, 2).double())]
     with pytest.raises(ValueError, match=r"fit without \['0'\] to capture"):
         prediction_call(fit_posterior(words, data, noise_cov=1.0))
+
+
+@pytest.mark.parametrize("structure", ["inf", "diagonal", "kfac", "efb"])
+@pytest.mark.parametrize("sketch", [None, FeatureSketch(101)])
+def test_a_tape_gives_the_ordinary_prediction_to_the_bit(structure, sketch):
+    artifact, loader = tiny_artifact(), Samples.random(24, 0).loader(8)
+    posterior = fit_posterior(artifact.model, loader, structure=structure, rank=8)
+    inputs = [random_motion(1, seed=s)[0] for s in range(4)]
+    inputs.append(replace(inputs[0], camera_valid=torch.zeros(1)))
+    inputs.append(replace(inputs[1], imu_valid=torch.zeros_like(inputs[1].imu_valid)))
+    captured = CapturedPredictive(posterior, inputs[0], sketch)
+    call = prediction_call(posterior, sketch)
+    found = [captured(x) for x in inputs]
+    for got, x in zip(found, inputs, strict=True):
+        for a, b in zip(tensors(got), tensors(call(x)), strict=True):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="capture another one"):
+        captured(random_motion(2, seed=3)[0])
+
+
+@pytest.mark.parametrize("structure", ["inf", "full"])
+@pytest.mark.parametrize("name", RECORDED)
+def test_tapes_hold_every_kind_of_layer(name, structure):
+    case = CASES[name]()
+    posterior = fit_posterior(
+        case.model, case.loader(), structure=structure, noise_cov=case.noise_cov, rank=6
+    )
+    captured = CapturedPredictive(posterior, case.x, FeatureSketch(31))
+    other = map_tensors(case.x, lambda t: t.flip(0))
+    call = prediction_call(posterior, FeatureSketch(31))
+    for a, b in zip(tensors(captured(other)), tensors(call(other)), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.gpu
