@@ -19,6 +19,7 @@ from bayes_vio.filters.covariance import CovarianceError, bounded, check_spd
 from bayes_vio.geometry import se3
 from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior.sketch import FeatureSketch
+from bayes_vio.posterior.tape import Tape
 from bayes_vio.regime.classes import Regime
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ class IncrementPredictor:
         self._unseen_correlation = NoiseCorrelation(
             (unseen_s,) * 3 + usual.time_s[3:], (1.0,) * 3 + usual.share[3:]
         )
+        # Recorded: of single small matrices torch's operations take more time than the arithmetic.
+        example = torch.full((6,), 0.1, dtype=torch.float64)
+        self._moved = Tape(lambda xi: (se3.exp(xi), se3.right_jacobian(xi)), example)
         self._doubter: Doubter | None = None
         if artifact.reliability is not None:
             self._doubter = Doubter(artifact.reliability, artifact.model, view_valid, settings)
@@ -190,17 +194,17 @@ class IncrementPredictor:
         twist_cov = (epistemic_cov + noise_cov) / interval.dt_s**2
         self._coasting = Coasting(p.mean / interval.dt_s, twist_cov, self._settings)
         self._coasted_s = 0.0
-        xi = torch.from_numpy(p.mean)
-        both = torch.from_numpy(np.stack([epistemic_cov, noise_cov]))
-        J = se3.right_jacobian(xi)
-        right = se3.symmetrize(J @ both @ J.mT).numpy()
+        motion, jacobian = self._moved(torch.from_numpy(p.mean))
+        J, both = jacobian.numpy(), np.stack([epistemic_cov, noise_cov])
+        right = J @ both @ J.T
+        right = (right + right.swapaxes(1, 2)) / 2
         return Increment(
-            se3.exp(xi).numpy(),
+            motion.numpy(),
             bounded(right[0], self._std_bound),
             bounded(right[1], self._std_bound),
             False,
             causes,
-            None if p.features is None else J.numpy() @ p.features,
+            None if p.features is None else J @ p.features,
             self._unseen_correlation if interval.flow is None else None,
         )
 

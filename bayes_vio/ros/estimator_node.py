@@ -165,7 +165,6 @@ class EstimatorNode(LifecycleNode):
         info_qos = qos(p.camera_info_reliability, p.camera_info_depth)
         reference_qos = qos(p.reference_reliability, p.reference_depth)
         inputs = [
-            (Imu, "imu", pipeline.on_imu, qos(p.imu_reliability, p.imu_depth)),
             (image_type, image_topic, pipeline.on_image, image_qos),
             (CameraInfo, "camera_info", pipeline.on_camera_info, info_qos),
             (Odometry, "reference", pipeline.on_reference, reference_qos),
@@ -175,6 +174,9 @@ class EstimatorNode(LifecycleNode):
             inputs.append((transform_message(), "/tf_static", pipeline.on_tf_static, latched))
         for kind, topic, callback, profile in inputs:
             self._inputs.append(self.create_subscription(kind, topic, callback, profile))
+        imu_qos = qos(p.imu_reliability, p.imu_depth)
+        on_bytes: Any = pipeline.on_serialised_imu  # rclpy's types do not know of raw
+        self._inputs.append(self.create_subscription(Imu, "imu", on_bytes, imu_qos, raw=True))
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._pipeline is not None and self._pipeline.reset()

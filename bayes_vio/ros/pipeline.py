@@ -13,12 +13,13 @@ from sensor_msgs.msg import Imu
 
 from bayes_vio.artifact import MotionArtifact
 from bayes_vio.conventions import NS_PER_S
-from bayes_vio.data.messages import imu_row, stamp_ns_of
+from bayes_vio.data.messages import stamp_ns_of
 from bayes_vio.estimator import Estimator
 from bayes_vio.estimator.tracking import MotionEstimate, TrackingState
 from bayes_vio.filters.covariance import CovarianceError
 from bayes_vio.ros.calibration import Calibration
 from bayes_vio.ros.diagnostics import counted, level_of, nees_values, regime_values
+from bayes_vio.ros.imu_wire import ImuReading, read_imu, reading_of
 from bayes_vio.ros.inbox import Inbox
 from bayes_vio.ros.messages import pose_and_right_cov, pose_matrix
 from bayes_vio.ros.outputs import Outputs
@@ -27,8 +28,6 @@ from bayes_vio.ros.reference import ReferenceMonitor
 from bayes_vio.ros.worker import EstimationWorker, Surroundings
 
 Array = NDArray[np.float64]
-# First element of a covariance in sensor_msgs/Imu where the sensor does not give the value.
-_ABSENT = -1.0
 
 
 class Pipeline:
@@ -79,13 +78,24 @@ class Pipeline:
     def on_imu(self, message: Imu) -> None:
         """Take an IMU sample; one whose covariance says that a value is absent is left out."""
         self._telemetry.counts["imu"] += 1
-        if not self._started(imu_frame=message.header.frame_id):
+        self._take_imu(reading_of(message))
+
+    def on_serialised_imu(self, data: bytes) -> None:
+        """Take an IMU sample as it came over the wire."""
+        self._telemetry.counts["imu"] += 1
+        try:
+            reading = read_imu(data)
+        except ValueError as error:
+            return self._refuse("imu_malformed", str(error))
+        return self._take_imu(reading)
+
+    def _take_imu(self, reading: ImuReading) -> None:
+        if not self._started(imu_frame=reading.frame_id):
             return
-        covs = message.angular_velocity_covariance, message.linear_acceleration_covariance
-        if _ABSENT in (covs[0][0], covs[1][0]):
+        if reading.absent:
             self._refuse("imu_absent", "imu says that it has no rate or no specific force")
-        elif self._known_frame(message.header.frame_id, self._calibration.imu_frame):
-            self._inbox.put_imu(stamp_ns_of(message.header), tuple(imu_row(message)))
+        elif self._known_frame(reading.frame_id, self._calibration.imu_frame):
+            self._inbox.put_imu(reading.stamp_ns, reading.sample)
 
     def on_image(self, message: Any) -> None:
         """Take an Image or CompressedImage."""
