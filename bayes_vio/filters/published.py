@@ -48,10 +48,17 @@ def mean_twist_cov(T_earlier_later: Array, right_cov: Array, dt_s: float) -> Arr
     Dividing the increment's covariance by dt^2 alone would leave the lever arm of half the way: at
     20 m/s and 10 Hz, 1 m times the error of the yaw.
     """
+    return mean_twist_with_covs(T_earlier_later, right_cov, dt_s)[1]
+
+
+def mean_twist_with_covs(
+    T_earlier_later: Array, right_cov: Array, dt_s: float
+) -> tuple[Array, Array]:
+    """Return ``mean_twist`` and ``mean_twist_cov`` at once."""
     xi = se3.log(torch.from_numpy(np.ascontiguousarray(T_earlier_later)))
     J_inverse = np.linalg.inv(se3.right_jacobian(xi).numpy())
     cov = J_inverse @ right_cov @ J_inverse.T / dt_s**2
-    return 0.5 * (cov + np.swapaxes(cov, -1, -2))
+    return xi.numpy() / dt_s, 0.5 * (cov + np.swapaxes(cov, -1, -2))
 
 
 def advanced_twist_cov(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -139,7 +140,13 @@ def _noise(mean: Tensor, cov: Tensor, settings: LinkSettings) -> Tensor:
     eigenvalues, vectors = torch.linalg.eigh(cov)
     # The covariance may be singular: rounding below zero is zero.
     root = vectors * eigenvalues.clamp(min=0.0).sqrt()[:, None]
-    generator = torch.Generator().manual_seed(settings.seed)
-    shape = (settings.n_samples, 1, mean.shape[1], 1)
-    noise = torch.randn(shape, generator=generator, dtype=mean.dtype).to(mean.device)
-    return (root @ noise)[..., 0]
+    noise = _standard_normal(settings.n_samples, mean.shape[1], settings.seed, mean.dtype)
+    return (root @ noise.to(mean.device))[..., 0]
+
+
+@lru_cache(maxsize=16)
+def _standard_normal(n_samples: int, n_classes: int, seed: int, dtype: torch.dtype) -> Tensor:
+    """Return draws [samples, 1, classes, 1], the same for equal arguments; not to be changed."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.inference_mode(False):
+        return torch.randn((n_samples, 1, n_classes, 1), generator=generator, dtype=dtype)

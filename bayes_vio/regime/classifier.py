@@ -7,6 +7,7 @@ a frame costs tenths of a millisecond. It always runs on the CPU.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from bayes_vio.data.samples import MotionInput
 from bayes_vio.models.backbone import ImageEncoder
 from bayes_vio.posterior import ClassPrediction, LinkSettings, Posterior
 from bayes_vio.posterior.predictive import class_prediction
+from bayes_vio.posterior.tape import Tape
 from bayes_vio.regime.classes import (
     EGO_MOTION_CLASSES,
     IMAGE_CLASSES,
@@ -64,6 +66,12 @@ class ClassHead:
         shape = (n_classes, n_hidden + 1, n_classes, n_hidden + 1)
         self._weight_cov = cov.reshape(shape).permute(0, 2, 1, 3).contiguous()
 
+    @cached_property
+    def _single(self) -> Tape:
+        """Return ``predict`` of a single row, recorded: it is asked for every image."""
+        self.predict(self.network.offset[None])  # what is drawn once is there from now on
+        return Tape(self.predict, self.network.offset[None])
+
     @torch.no_grad()
     def predict(self, features: Tensor, link: LinkSettings = LINK) -> ClassPrediction:
         """Return the prediction of features [batch, n_features]: probabilities and their doubt."""
@@ -83,8 +91,8 @@ class ClassHead:
             )
 
     def believe(self, features: Tensor) -> ClassBelief:
-        """Return what is believed of one row of features [1, n_features]."""
-        p = self.predict(features)
+        """Return what is believed of one row of features [1, n_features]; for one thread only."""
+        p = self._single(features)
         return ClassBelief(p.probs[0].numpy(), float(p.entropy[0]), float(p.mutual_information[0]))
 
 

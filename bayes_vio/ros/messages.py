@@ -27,6 +27,7 @@ from geometry_msgs.msg import (
 )
 from nav_msgs.msg import Odometry
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 
 from bayes_vio.conventions import NS_PER_S
@@ -35,8 +36,7 @@ from bayes_vio.filters.covariance import CovarianceError, check_spd
 from bayes_vio.filters.ekf_state import EkfState
 from bayes_vio.filters.published import (
     fixed_axes_cov,
-    mean_twist,
-    mean_twist_cov,
+    mean_twist_with_covs,
     right_perturbation_cov,
 )
 from bayes_vio.geometry import so3
@@ -87,8 +87,7 @@ def unpacked(numbers: Any) -> Array:
 
 def quaternion_of(R: Array) -> Quaternion:
     """Return a rotation [3, 3] as a message, w >= 0."""
-    q = so3.quaternion(torch.from_numpy(np.ascontiguousarray(R, dtype=np.float64)))
-    x, y, z, w = (q if q[3] >= 0 else -q).tolist()
+    x, y, z, w = Rotation.from_matrix(R).as_quat(canonical=True).tolist()
     return Quaternion(x=x, y=y, z=z, w=w)
 
 
@@ -161,8 +160,9 @@ class MeanTwist:
     def of(estimate: MotionEstimate) -> MeanTwist:
         """Return the mean twist of an increment."""
         T, dt_s = estimate.T_earlier_later, estimate.dt_s
-        covs = mean_twist_cov(T, np.stack([estimate.cov, estimate.epistemic_cov]), dt_s)
-        return MeanTwist(mean_twist(T, dt_s), covs[0], covs[1])
+        both = np.stack([estimate.cov, estimate.epistemic_cov])
+        mean, covs = mean_twist_with_covs(T, both, dt_s)
+        return MeanTwist(mean, covs[0], covs[1])
 
 
 def twist(

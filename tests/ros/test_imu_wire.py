@@ -21,7 +21,7 @@ def messages(draw) -> Imu:
     message = Imu()
     message.header.stamp.sec = draw(st.integers(-(2**31), 2**31 - 1))
     message.header.stamp.nanosec = draw(st.integers(0, 2**32 - 1))
-    message.header.frame_id = draw(st.text(st.characters(exclude_characters="\0"), max_size=20))
+    message.header.frame_id = draw(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20))
     for vector in (message.angular_velocity, message.linear_acceleration):
         vector.x, vector.y, vector.z = (draw(NUMBERS) for _ in range(3))
     for cov in (message.angular_velocity_covariance, message.linear_acceleration_covariance):

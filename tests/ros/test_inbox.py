@@ -21,18 +21,50 @@ from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
 SAMPLE = (0.0, 0.0, 9.8, 0.0, 0.0, 0.1)
 
 
-def test_images_overtake_and_samples_do_not():
+def test_a_third_image_overtakes_two_and_samples_do_not():
     inbox = Inbox()
     for k in range(300):
         inbox.put_imu(k, SAMPLE)
     for name in ("first", "second", "third"):
         inbox.put_image(name)
+        inbox.put_imu(300 + len(name), SAMPLE)
     delivery = inbox.take(0.0)
-    assert [stamp for stamp, _ in delivery.imu] == list(range(300))
+    assert [stamp for stamp, _ in delivery.imu] == [*range(300), 305, 306, 305]
     assert (delivery.image, delivery.skipped_images) == ("third", 2)
-    assert delivery.samples_before_image == 300
+    assert delivery.samples_before_image == 302
     empty = inbox.take(0.0)
     assert (len(empty.imu), empty.image, empty.skipped_images) == (0, None, 0)
+
+
+def test_two_images_come_one_after_the_other_with_their_samples():
+    inbox = Inbox()
+    inbox.put_imu(1, SAMPLE)
+    inbox.put_image("first")
+    inbox.put_imu(2, SAMPLE)
+    inbox.put_image("second")
+    inbox.put_imu(3, SAMPLE)
+    first, second, rest = (inbox.take(0.0) for _ in range(3))
+    assert ([s for s, _ in first.imu], first.image, first.samples_before_image) == (
+        [1, 2], "first", 1,
+    )  # fmt: skip
+    assert ([s for s, _ in second.imu], second.image, second.samples_before_image) == (
+        [3], "second", 0,
+    )  # fmt: skip
+    assert (first.skipped_images, second.skipped_images, bool(rest)) == (0, 0, False)
+
+
+def test_a_reader_that_keeps_up_again_has_skipped_nothing_more():
+    inbox, seen = Inbox(), []
+    for k in range(7):
+        inbox.put_image(k)
+        if k % 2:
+            seen.append(inbox.take(0.0))
+    while (delivery := inbox.take(0.0)).image is not None:
+        seen.append(delivery)
+    images = [d.image for d in seen]
+    assert images == sorted(images)
+    assert images[-1] == 6
+    assert len(images) + sum(d.skipped_images for d in seen) == 7
 
 
 def test_a_sample_wakes_the_reader_only_from_the_awaited_stamp_on():
