@@ -56,10 +56,10 @@ class Predictive(str, Enum):
 class NumberFormat(str, Enum):
     """What a posterior's numbers are rounded to and stored in.
 
-    NATIVE: the network's dtype. BFLOAT16: two bytes a number. FLOAT8: diagonals in e4m3 with
-    powers of two as scales of rows and columns, everything else as in BFLOAT16. Among two bytes
-    the columns of U, none of whose entries exceeds one, have float16: eight times finer than
-    bfloat16, and they are what predictions are sensitive to.
+    NATIVE: the network's dtype. BFLOAT16: two bytes a number. FLOAT8: diagonals in eight bits
+    without a sign (E5M3), powers of two being scales of rows and columns, everything else as in
+    BFLOAT16. Among two bytes the columns of U, none of whose entries exceeds one, have float16:
+    eight times finer than bfloat16, and they are what predictions are sensitive to.
     """
 
     NATIVE = "native"

@@ -20,23 +20,23 @@ from torch import Tensor
 
 from bayes_vio.artifact import MotionArtifact, default_artifact_path
 from bayes_vio.posterior import Posterior, fit_posterior
-from bayes_vio.posterior.number_format import FLOAT8
 
 RESULTS = Path(__file__).parent / "results" / "number_formats.json"
 RANK = 100
+SIGNED_FLOAT8 = torch.float8_e4m3fn
 # Prior precisions beside the posterior's own: the smaller, the more the curvature's numbers count.
 WEAKER = (1.0, 1e-2)
 
 
 def everything_float8(posterior: Posterior) -> Posterior:
-    """Round every tensor to float8, with one power of two per column as its scale: not offered."""
+    """Round every tensor to e4m3, with one power of two per column as its scale: not offered."""
 
     def cut(t: Tensor) -> Tensor:
         if not t.numel():
             return t
         largest = t.abs().amax(0, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        scale = (largest / torch.finfo(FLOAT8).max).log2().ceil().exp2()
-        return (t / scale).to(FLOAT8).to(t.dtype) * scale
+        scale = (largest / torch.finfo(SIGNED_FLOAT8).max).log2().ceil().exp2()
+        return (t / scale).to(SIGNED_FLOAT8).to(t.dtype) * scale
 
     return replace(posterior, curvature=posterior.curvature.map(cut))
 

@@ -1,5 +1,6 @@
 """How a posterior's numbers are written: as they are, in bfloat16, or the diagonals in float8.
 
+Diagonals are floats of eight bits without a sign; files whose diagonals are e4m3 are still read.
 Only blocks that stay positive definite whatever their numbers are rounded to have a choice: in
 "inf" and "diagonal" curvatures are sums of squares and of entries that are not negative.
 """
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from bayes_vio.choices import NumberFormat
+from bayes_vio.posterior.unsigned_float8 import CODES, ScaledCodes, nearest_codes
 
-FLOAT8 = torch.float8_e4m3fn
-_LARGEST_FLOAT8 = torch.finfo(FLOAT8).max
+# What diagonals in float8 were before; every number of it is one of the codes'.
+SIGNED_FLOAT8 = torch.float8_e4m3fn
 _DIAGONAL, _ROWS, _COLUMNS = "diagonal", "diagonal.row_scales", "diagonal.column_scales"
 _ORTHONORMAL = ("U_g", "U_a")
 _ROUNDABLE = ("inf", "diagonal")
@@ -67,9 +69,9 @@ def decode(
         return dict(encoded)
     for name, tensor in encoded.items():
         field = name.rpartition("/")[2]
-        expected = _dtype(field, number_format)
-        if tensor.dtype != expected:
-            raise ValueError(f"{name} is {tensor.dtype}, its format says {expected}")
+        expected = _dtypes(field, number_format)
+        if tensor.dtype not in expected:
+            raise ValueError(f"{name} is {tensor.dtype}, its format says {expected[0]}")
         if number_format is NumberFormat.FLOAT8 and field in (_ROWS, _COLUMNS):
             _check_scales(name, tensor)
     values = [n for n in encoded if n.rpartition("/")[2] not in (_ROWS, _COLUMNS)]
@@ -94,12 +96,9 @@ def _encode(stored: Mapping[str, Tensor], number_format: NumberFormat) -> dict[s
     for name, tensor in stored.items():
         layer, _, field = name.rpartition("/")
         if number_format is NumberFormat.FLOAT8 and field == _DIAGONAL:
-            scaled, rows, columns = _scaled(tensor)
-            encoded[f"{layer}/{_DIAGONAL}"] = scaled.to(FLOAT8)
-            encoded[f"{layer}/{_ROWS}"] = rows.bfloat16()
-            encoded[f"{layer}/{_COLUMNS}"] = columns.bfloat16()
+            encoded |= _encoded_diagonal(layer, tensor)
         else:
-            encoded[name] = tensor.to(_dtype(field, number_format))
+            encoded[name] = tensor.to(_dtypes(field, number_format)[0])
     return encoded
 
 
@@ -113,35 +112,37 @@ def _decode(
     decoded = {}
     for name, dtype in dtypes.items():
         layer, _, field = name.rpartition("/")
-        tensor = encoded[name].to(dtype)
         if number_format is NumberFormat.FLOAT8 and field == _DIAGONAL:
-            rows, columns = (encoded[f"{layer}/{f}"].to(dtype) for f in (_ROWS, _COLUMNS))
-            tensor = tensor * rows * columns
-        decoded[name] = tensor
+            decoded[name] = _decoded_diagonal(encoded, layer, dtype)
+        else:
+            decoded[name] = encoded[name].to(dtype)
     return decoded
 
 
-def _dtype(field: str, number_format: NumberFormat) -> torch.dtype:
+def _encoded_diagonal(layer: str, diagonal: Tensor) -> dict[str, Tensor]:
+    try:
+        found = nearest_codes(diagonal)
+    except ValueError as error:
+        raise ValueError(f"{layer}/{_DIAGONAL} has {error}") from error
+    return {
+        f"{layer}/{_DIAGONAL}": found.codes,
+        f"{layer}/{_ROWS}": found.rows.bfloat16(),
+        f"{layer}/{_COLUMNS}": found.columns.bfloat16(),
+    }
+
+
+def _decoded_diagonal(encoded: Mapping[str, Tensor], layer: str, dtype: torch.dtype) -> Tensor:
+    own, rows, columns = (encoded[f"{layer}/{f}"] for f in (_DIAGONAL, _ROWS, _COLUMNS))
+    if own.dtype == SIGNED_FLOAT8:
+        return own.to(dtype) * rows.to(dtype) * columns.to(dtype)
+    return ScaledCodes(own, rows, columns).values(dtype)
+
+
+def _dtypes(field: str, number_format: NumberFormat) -> tuple[torch.dtype, ...]:
+    """Return what a field is written in, then what else it may be read in."""
     if number_format is NumberFormat.FLOAT8 and field == _DIAGONAL:
-        return FLOAT8
-    return torch.float16 if field in _ORTHONORMAL else torch.bfloat16
-
-
-def _scaled(diagonal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a diagonal over scales of rows [d_out, 1] and columns [1, d_in], and those two.
-
-    Columns first, so that inputs of any scale have their largest entry near the largest number.
-    """
-    columns = _scale(diagonal, 0)
-    rows = _scale(diagonal / columns, 1)
-    return diagonal / columns / rows, rows, columns
-
-
-def _scale(values: Tensor, axis: int) -> Tensor:
-    """Return the powers of two that bring the largest values along an axis to (224, 448]."""
-    largest = values.abs().amax(axis, keepdim=True).double()
-    exponents = torch.where(largest > 0, (largest / _LARGEST_FLOAT8).log2().ceil(), 0.0)
-    return exponents.clamp(-100, 100).exp2().to(values.dtype)
+        return CODES, SIGNED_FLOAT8
+    return (torch.float16 if field in _ORTHONORMAL else torch.bfloat16,)
 
 
 def _check_scales(name: str, scales: Tensor) -> None:
