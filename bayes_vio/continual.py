@@ -1,9 +1,10 @@
 """Continue a fit: yesterday's artifact is the prior of today's recordings (E20, E21).
 
 The weights are refitted under N(map, P^-1) of the parent's posterior, without the parent's data;
-the noise is calibrated on today's validation recordings, and the information of today's training
-recordings is added under it. The prior precision, the time offset and the eigenbasis are the
-parent's, camera and extrinsics the recordings'. The new artifact records where it comes from.
+kept is the round that is best on today's validation recordings, be it yesterday's weights. The
+noise is calibrated on those recordings, and the information of today's training recordings is
+added under it. The prior precision, the time offset and the eigenbasis are the parent's, camera
+and extrinsics the recordings'. The new artifact records where it comes from.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from bayes_vio.fit import measured_artifact, report_on
 from bayes_vio.models.motion import MotionModel
 from bayes_vio.models.reliability import Reliability, widened
 from bayes_vio.posterior import Posterior
-from bayes_vio.posterior.refit import Refit, RefitWatch, refit_mean
+from bayes_vio.posterior.refit import Refit, RefitWatch, best_round, refit_mean
 from bayes_vio.posterior.refit_state import RefitFile
 from bayes_vio.posterior.update import check_updatable, with_information
 from bayes_vio.training.calibration import calibrate_noise
@@ -179,22 +180,36 @@ def _refit(
 
     watch = RefitWatch(nll, tell, file)
     refit = refit_mean(parent.posterior, data, settings.epochs, n_data, watch)
-    (_, before), (_, after) = refit.history[0], refit.history[-1]
-    observer.note(
-        f"the weights moved by {refit.distance:.1f} of yesterday's sigmas in all; validation NLL "
-        f"{before:.3f} before, {after:.3f} after"
-    )
-    if not refit.converged:
-        observer.note("WARNING: the refit has not converged: allow more --epochs")
-    if after > before:
-        observer.note("WARNING: on the validation recordings, yesterday's weights were better")
+    _tell_kept(refit, observer)
     return refit
 
 
-def _progress(history: Iterable[tuple[float, float]]) -> Progress:
-    """Return a refit's rounds as epochs, the start being the first; the last one is kept."""
+def _tell_kept(refit: Refit, observer: FitObserver) -> None:
+    """Tell which round was kept, and what that leaves to be wished."""
+    nlls, kept = [nll for _, nll in refit.history], refit.kept_round
+    last = len(nlls) - 1
+    if kept == 0 and last > 0:
+        observer.note(
+            f"WARNING: every round made the validation NLL worse ({nlls[0]:.3f} before, "
+            f"{min(nlls[1:]):.3f} at best): yesterday's weights are kept, the new data add their "
+            "information alone"
+        )
+        return
+    observer.note(
+        f"kept is round {kept} of {last}: the weights moved by {refit.distance:.1f} of "
+        f"yesterday's sigmas in all; validation NLL {nlls[0]:.3f} before, {nlls[kept]:.3f} after"
+    )
+    if kept < last:
+        observer.note(f"the rounds after it were worse on validation, {nlls[-1]:.3f} at the end")
+    elif not refit.converged:
+        observer.note("WARNING: the refit has not converged: allow more --epochs")
+
+
+def _progress(history: Sequence[tuple[float, float]]) -> Progress:
+    """Return a refit's rounds as epochs, the start being the first."""
     losses, nlls = (list(column) for column in zip(*history, strict=True))
-    return Progress(len(nlls), nlls[-1], len(nlls), losses, nlls)
+    kept = best_round(history)
+    return Progress(len(nlls), nlls[kept], kept + 1, losses, nlls)
 
 
 def _with_information(

@@ -76,6 +76,11 @@ def _continued(metadata: dict[str, Any]) -> dict[str, str]:
         names = ", ".join(r["name"] for r in ancestor["recordings"]["train"]) or "not recorded"
         seal = ancestor["seal_sha256"][:12]
         rows["continues" if age == 1 else f"and that one, {age} back"] = f"{seal}, on {names}"
+    if rows and "curves" in metadata:
+        kept, rounds = metadata["curves"]["best_epoch"], metadata["curves"]["epochs"]
+        rows["kept of the refit"] = (
+            f"round {kept - 1} of {rounds - 1}, 0 being yesterday's weights"
+        )
     misfit = metadata.get("update", {}).get("misfit", {})
     if misfit:
         share = 100 * sum(misfit.values()) / len(misfit)

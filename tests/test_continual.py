@@ -144,6 +144,7 @@ def test_the_report_and_inspect_tell_of_it(folder, child, capsys):
     shown = capsys.readouterr().out
     assert child.metadata["ancestry"][0]["seal_sha256"][:12] in shown
     assert "outside its basis" in shown
+    assert "kept of the refit" in shown
 
 
 @pytest.mark.usefixtures("unreported")
@@ -160,6 +161,43 @@ def test_a_grandchild_has_both_in_its_ancestry_and_refuses_their_recordings(fold
     with pytest.raises(ValueError, match=r"^old: .* cannot judge"):
         again(folder, folder / "child", folder / "judged", "newer", quick, held="old")
     assert not (folder / "twice").exists()
+
+
+class Notes(FitObserver):
+    """Keep what is told."""
+
+    def __init__(self):
+        self.texts: list[str] = []
+
+    def note(self, text):
+        """Keep it."""
+        self.texts.append(text)
+
+
+@pytest.mark.usefixtures("unreported")
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_round_that_makes_validation_worse_is_not_kept(
+    folder, child, tmp_path, monkeypatch, kept
+):
+    nlls, seen = iter([2.0, 1.0, 3.0] if kept else [1.0, 2.0, 3.0]), []
+
+    def worse(model, *arguments) -> float:
+        seen.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        return next(nlls)
+
+    monkeypatch.setattr("bayes_vio.continual.validation_nll", worse)
+    out, notes = tmp_path / "child", Notes()
+    found = again(folder, folder / "car", out, "new", observer=notes)
+    parent = MotionArtifact.load(folder / "car")
+    for name, parameter in found.model.named_parameters():
+        assert torch.equal(parameter, seen[kept][name]), name
+        assert kept or torch.equal(parameter, parent.model.get_parameter(name)), name
+    assert found.posterior.n_data > parent.posterior.n_data
+    assert (found.posterior.report.updates[-1].distance > 0) == bool(kept)
+    curves = MotionArtifact.load(out).metadata["curves"]
+    assert (curves["best_epoch"], curves["best_nll"]) == (kept + 1, 1.0)
+    told = ("yesterday's weights are kept", "the rounds after it were worse")[kept]
+    assert any(told in text for text in notes.texts), notes.texts
 
 
 class Killed(Exception):

@@ -14,7 +14,8 @@ while ``schema_version`` is 1. Lengths in m, times in s, angles in deg where a k
     extrinsics    T_base_imu, T_base_camera, source
     camera_rotation   all recordings together: roll, pitch, yaw {deg, std_deg, observable,
                   contradicts}, cov_rad2, pairs; null where none tells it
-    training      train_loss, validation_nll [per epoch], best_epoch (from 1), epochs_allowed
+    training      train_loss, validation_nll [per epoch], best_epoch (from 1), epochs_allowed,
+                  continued: epochs are rounds of a refit, the first being yesterday's weights
     prior_search  [{prior_precision, nll}], and prior_precision, the one chosen
     validation    recordings, time_s, speed_m_s, noise_scale {axis: factor}, judgement, measured
                   (as in `report`'s docstring, frame by frame)
@@ -107,6 +108,7 @@ def describe_fit(
         "training": {
             **{k: metadata["curves"][k] for k in ("train_loss", "validation_nll", "best_epoch")},
             "epochs_allowed": epochs_allowed,
+            "continued": bool(metadata.get("ancestry")),
         },
         "prior_precision": metadata["prior_precision"],
         "prior_search": [

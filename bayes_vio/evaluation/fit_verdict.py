@@ -206,6 +206,13 @@ def _training(report: dict) -> list[dict]:
         told.append(
             _limit(f"Validation was still improving at the last of {epochs} epochs: train longer.")
         )
+    if curves["continued"] and curves["best_epoch"] == 1 < epochs:
+        told.append(
+            _limit(
+                "No round of the refit was better on validation than yesterday's weights, which "
+                "are kept: training and validation differ."
+            )
+        )
     precisions = [point["prior_precision"] for point in search]
     if len(precisions) > 1 and report["prior_precision"] in (precisions[0], precisions[-1]):
         told.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,11 @@ _CONVERGED_NATS = 1e-3
 
 @dataclass(frozen=True)
 class Refit:
-    """The network at its new mean, and how it got there: ``history`` as ``RefitWatch`` is told."""
+    """The network at its new mean, and how it got there: ``history`` as ``RefitWatch`` is told.
+
+    ``kept_round``: the index in the history of the round whose mean this is; ``converged``: that
+    round is the last, and the minimum.
+    """
 
     recorder: Recorder
     distance: float
@@ -34,16 +38,18 @@ class Refit:
     loss_after: float
     converged: bool
     history: tuple[tuple[float, float], ...] = ()
+    kept_round: int = 0
 
 
 @dataclass(frozen=True)
 class RefitWatch:
     """How a long refit is watched: kept in a file, looked at and ended between rounds of steps.
 
-    ``measure``: a number told of the model after each round, such as a validation loss. ``told``:
-    called with the history so far, (objective per datum, measure) per round, the start being the
-    first. ``file``: where it is kept, to be gone on with; None keeps nothing. A refit ends with
-    the round after which less than ``_CONVERGED_NATS`` can be gained.
+    ``measure``: a number told of the model after each round, such as a validation loss. The mean
+    of the round where it is smallest is kept, the start being one and the last among equals.
+    ``told``: called with the history so far, (objective per datum, measure) per round, the start
+    being the first. ``file``: where it is kept, to be gone on with; None keeps nothing. A refit
+    ends with the round after which less than ``_CONVERGED_NATS`` can be gained.
     """
 
     measure: Callable[[nn.Module], float]
@@ -76,6 +82,12 @@ def refit_mean(
         return descent.result()
 
 
+def best_round(history: Sequence[tuple[float, float]]) -> int:
+    """Return the index of the smallest measure in a history, the last among equals."""
+    measures = [math.inf if math.isnan(measured) else measured for _, measured in history]
+    return len(measures) - 1 - measures[::-1].index(min(measures))
+
+
 class _Descent:
     """L-BFGS on the objective, in rounds where it is watched."""
 
@@ -90,7 +102,7 @@ class _Descent:
         steps = min(watch.steps_per_round, max_iterations) if watch else max_iterations
         size = sum(layer.matrix().numel() for layer in posterior.layers.values())
         z = torch.zeros(size, dtype=torch.float64, device=posterior.device)
-        self._z = z.requires_grad_()
+        self._z, self._kept_z = z.requires_grad_(), z.detach().clone()
         self._optimizer = torch.optim.LBFGS(
             [self._z],
             max_iter=steps,
@@ -106,7 +118,7 @@ class _Descent:
     def run(self, max_iterations: int) -> None:
         """Take steps until the minimum is reached, or so many are taken."""
         if self._watch and self._watch.file:
-            self.history = self._watch.file.restore(self._optimizer, self._z)
+            self.history = self._watch.file.restore(self._optimizer, self._z, self._kept_z)
         self._evaluate()
         if not self.history:
             self._look()
@@ -116,22 +128,24 @@ class _Descent:
             self._evaluate()
             self._look()
             if self._watch and self._watch.file:
-                self._watch.file.save(self._optimizer, self._z, self.history)
+                self._watch.file.save(self._optimizer, self._z, self._kept_z, self.history)
             if not self._watch or self._steps == before:
                 return
 
     def result(self) -> Refit:
-        """Return the network at the mean that was reached."""
-        z, n_data = self._z.detach(), self._objective.n_data
-        moved, change = _moved(self._posterior, self._objective.change(z))
+        """Return the network at the mean that is kept."""
+        kept = best_round(self.history)
+        reached = self._left_nats < _CONVERGED_NATS and math.isfinite(float(self._value))
+        moved, change = _moved(self._posterior, self._objective.change(self._kept_z))
         return Refit(
             recorder=moved,
-            distance=float(z.norm()),
+            distance=float(self._kept_z.norm()),
             prior_change=change,
             loss_before=self.history[0][0],
-            loss_after=float(self._value) / n_data,
-            converged=self._left_nats < _CONVERGED_NATS and math.isfinite(float(self._value)),
+            loss_after=self.history[kept][0],
+            converged=reached and kept == len(self.history) - 1,
             history=tuple(self.history),
+            kept_round=kept,
         )
 
     @property
@@ -162,6 +176,8 @@ class _Descent:
                 change = self._objective.change(self._z.detach())
                 measured = self._watch.measure(_moved(self._posterior, change)[0].model)
         self.history.append((loss, measured))
+        if best_round(self.history) == len(self.history) - 1:
+            self._kept_z.copy_(self._z.detach())
         if self._watch:
             self._watch.told(self.history)
 

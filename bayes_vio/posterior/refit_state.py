@@ -12,7 +12,7 @@ from torch import Tensor
 from bayes_vio.sealed import FormatError, pack, unpack
 from bayes_vio.whole_files import read_bounded, write_whole
 
-_FORMAT, _VERSION = "bayes_vio.refit", 1
+_FORMAT, _VERSION = "bayes_vio.refit", 2
 _LARGEST_BYTES = 2**32
 _LISTS = ("old_dirs", "old_stps", "ro")
 _TENSORS = ("d", "prev_flat_grad", "H_diag")
@@ -31,11 +31,17 @@ class RefitFile:
     fingerprint: str
 
     def save(
-        self, optimizer: torch.optim.LBFGS, z: Tensor, history: list[tuple[float, float]]
+        self,
+        optimizer: torch.optim.LBFGS,
+        z: Tensor,
+        kept_z: Tensor,
+        history: list[tuple[float, float]],
     ) -> None:
         """Write the state atomically; an interrupted write leaves the earlier one in place."""
         state = optimizer.state_dict()["state"][0]
-        tensors = {"z": z.detach()} | {k: torch.as_tensor(state[k]) for k in _TENSORS}
+        tensors = {"z": z.detach(), "kept_z": kept_z} | {
+            k: torch.as_tensor(state[k]) for k in _TENSORS
+        }
         for name in _LISTS:
             tensors |= {f"{name}.{i:03d}": t for i, t in enumerate(state[name])}
         description = {
@@ -48,7 +54,9 @@ class RefitFile:
         # Cloned: the format has no word for tensors that share memory.
         write_whole(self.path, pack({k: t.clone() for k, t in tensors.items()}, description))
 
-    def restore(self, optimizer: torch.optim.LBFGS, z: Tensor) -> list[tuple[float, float]]:
+    def restore(
+        self, optimizer: torch.optim.LBFGS, z: Tensor, kept_z: Tensor
+    ) -> list[tuple[float, float]]:
         """Put a stored state back, if there is one; return its history, empty without one.
 
         Raises RefitStateError where the file is damaged, or of a refit of something else.
@@ -72,6 +80,7 @@ class RefitFile:
             )
         with torch.no_grad():
             z.copy_(tensors["z"])
+            kept_z.copy_(tensors["kept_z"])
         whole = optimizer.state_dict()
         state = _lbfgs_state(description["numbers"], tensors)
         optimizer.load_state_dict({"state": {0: state}, "param_groups": whole["param_groups"]})

@@ -83,6 +83,7 @@ def test_figures_are_those_of_the_fit(fitted, report):
     metadata = artifact.metadata
     assert report["training"]["validation_nll"] == metadata["curves"]["validation_nll"]
     assert report["training"]["best_epoch"] == metadata["curves"]["best_epoch"]
+    assert not report["training"]["continued"]
     assert report["prior_precision"] == metadata["prior_precision"]
     searched = [[p["prior_precision"], p["nll"]] for p in report["prior_search"]]
     assert searched == metadata["prior_search"]
@@ -236,6 +237,20 @@ def _set(path: str, value):
         (_set("camera_rotation.roll.observable", False), "do not show", Trust.CARE),
         (_set("recordings.train.0.imu", None), "without an IMU on town", Trust.CARE),
         (_set("training.best_epoch", 2), "still improving", Trust.CARE),
+        (
+            _set(
+                "training",
+                {
+                    "train_loss": [2.0, 1.0],
+                    "validation_nll": [1.0, 2.0],
+                    "best_epoch": 1,
+                    "epochs_allowed": 60,
+                    "continued": True,
+                },
+            ),
+            "yesterday's weights, which are kept",
+            Trust.CARE,
+        ),
         (_set("prior_precision", 100.0), "at the end of those tried", Trust.CARE),
         (
             _set("recordings.validation.0.reference.position_noise_m", 9.0),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bayes_vio.posterior import Posterior, fit_posterior
 from bayes_vio.posterior.refit import Refit, RefitWatch, refit_mean
 from bayes_vio.posterior.refit_state import RefitFile, RefitStateError
+from bayes_vio.posterior.update import with_information
 from tests.cases import CASES, Case, classifier, mlp, normal, spd
 
 PRIOR = 0.8
@@ -240,8 +241,9 @@ class Stopped(Exception):
     """Stands for a process that ends."""
 
 
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("rounds", [1, 2, 3])
-def test_a_watched_refit_that_was_stopped_goes_on_to_the_same_bits(tmp_path, rounds):
+def test_a_watched_refit_that_was_stopped_goes_on_to_the_same_bits(tmp_path, rounds, sign):
     case = mlp()
     posterior = fit_posterior(case.model, case.loader(), noise_cov=case.noise_cov)
     # As many data of another kind: the mean has some way to go.
@@ -255,7 +257,7 @@ def test_a_watched_refit_that_was_stopped_goes_on_to_the_same_bits(tmp_path, rou
             if len(seen) == stop_after:
                 raise Stopped
 
-        measure = lambda model: float(model(case.x).sum())  # noqa: E731
+        measure = lambda model: sign * float(model(case.x).sum())  # noqa: E731
         watch = RefitWatch(measure, told, file, steps_per_round=2)
         return refit_mean(posterior, loader, 30, watch=watch)
 
@@ -266,6 +268,8 @@ def test_a_watched_refit_that_was_stopped_goes_on_to_the_same_bits(tmp_path, rou
         refit(file, rounds)
     resumed = refit(file)
     assert resumed.history == whole.history
+    assert resumed.kept_round == whole.kept_round
+    assert resumed.distance == whole.distance
     pairs = zip(
         resumed.recorder.model.parameters(), whole.recorder.model.parameters(), strict=True
     )
@@ -286,3 +290,50 @@ def test_a_watched_refit_ends_near_the_minimum_of_an_unwatched_one():
     n = len(case.y)
     assert 0 <= n * (near.loss_after - exact.loss_after) < 2e-3
     assert near.converged
+
+
+@pytest.mark.parametrize(
+    ("measures", "kept"),
+    [
+        ([0.0, 1.0, 2.0, 3.0], 0),
+        ([3.0, 1.0, 0.5, 2.0], 2),
+        ([3.0, 1.0, 1.0, 2.0], 2),
+        ([3.0, float("nan"), 2.5, float("inf")], 2),
+        ([3.0, 2.0, 1.0, 0.0], 3),
+    ],
+)
+def test_the_round_with_the_smallest_measure_is_kept(measures, kept):
+    case = mlp()
+    posterior = fit_posterior(case.model, case.loader(), noise_cov=case.noise_cov)
+    loader = [(2 * x, y + 1) for x, y in case.loader()]
+    left, seen = list(measures), []
+
+    def measure(model: nn.Module) -> float:
+        seen.append([p.detach().clone() for p in model.parameters()])
+        return left.pop(0)
+
+    watch = RefitWatch(measure, lambda history: None, steps_per_round=2)
+    found = refit_mean(posterior, loader, 6, watch=watch)
+    assert found.kept_round == kept
+    ours = list(found.recorder.model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(ours, seen[kept], strict=True))
+    others = [weights for i, weights in enumerate(seen) if i != kept]
+    assert all(not torch.equal(ours[0], weights[0]) for weights in others)
+    assert found.loss_after == found.history[kept][0]
+    assert (found.distance == 0.0) == (kept == 0)
+    assert not found.converged
+
+
+def test_where_no_round_is_kept_information_is_added_at_yesterday_s_mean():
+    case = mlp()
+    posterior = fit_posterior(case.model, case.loader(), noise_cov=case.noise_cov)
+    count = iter(range(100))
+    watch = RefitWatch(lambda model: float(next(count)), lambda history: None)
+    stayed = refit_mean(posterior, [(2 * x, y + 1) for x, y in case.loader()], 20, watch=watch)
+    found = with_information(posterior, stayed, case.loader())
+    # The same data at the same mean: their likelihood and their curvature twice.
+    assert found.log_likelihood == pytest.approx(2 * posterior.log_likelihood)
+    for name in posterior.layers:
+        more = found.precision_dense(name) - posterior.precision_dense(name)
+        assert float(torch.linalg.eigvalsh(more).min()) > -1e-9
+    assert not found.report.updates[-1].converged
