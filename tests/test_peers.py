@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import peers
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,11 +49,52 @@ def test_the_table_lists_rows_and_errors(monkeypatch):
     tool = runpy.run_path(str(ROOT / "tools" / "readme_tables.py"))
     row = {"scope": "all weights", "factor_s": 1.0, "finish_s": 2.0, "ratio": 12.3}
     row |= {"draw_ms": 4.0, "peak_bytes": 2**20, "stored_bytes": 2**21}
-    failed = {"scope": None, "errors": {"all weights": "KeyError: x (f)"}}
+    errors = {"all weights": "KeyError: x (f)", "linear and conv2d": "KeyError: x (f)"}
+    failed = {"scope": None, "errors": errors}
     turns = {"inf_over_forward": 12.0, "slower_than_inf": {"b": 8.5}}
     case = {"peers": {"a": row, "b": failed}, "in_turns": turns}
     found = {"device": "d", "clock": "c", "versions": {"torch": "1"}, "cases": {"net": case}}
     text = "\n".join(tool["peers"](found))
     assert "| net | a  | 3.0 s | 12.3 | 4.0 ms | 1 MiB | 2.0 MiB |" in text
     assert "b 8.5 times as long" in text
-    assert "- net, b, all weights: `KeyError: x (f)`" in text
+    assert "- net, b, all weights, linear and conv2d: `KeyError: x (f)`" in text
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        (peers.Limits(1.0, 12.0), "ran longer than 1 s of processor time"),
+        (peers.Limits(60.0, 0.05), "exit code"),
+    ],
+)
+def test_what_a_process_may_take_is_bounded(limits, told):
+    row = peers.in_own_process("motion_model", "bayes_vio inf", "cpu", limits)
+    assert row["scope"] is None
+    assert told in row["errors"]["process"]
+
+
+def test_rows_of_an_earlier_run_are_kept_in_their_order(tmp_path, monkeypatch):
+    rows = iter(range(100))
+    monkeypatch.setattr(peers, "in_own_process", lambda *arguments: {"number": next(rows)})
+    out = tmp_path / "peers.json"
+
+    def run(case: str, *names: str) -> dict:
+        options = ["--cases", case, "--peers", *names, "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", ["peers.py", *options])
+        peers.main()
+        return json.loads(out.read_text())["cases"]
+
+    run("resnet18", "curvlinops kfac", "laplace-torch kron")
+    run("motion_model", "bayes_vio inf")
+    found = run("resnet18", "bayes_vio inf", "curvlinops kfac")
+    assert list(found) == ["motion_model", "resnet18"]
+    assert found["resnet18"]["parameters"] > 2_000_000
+    assert list(found["resnet18"]["peers"].items()) == [
+        ("bayes_vio inf", {"number": 3}),
+        ("laplace-torch kron", {"number": 1}),
+        ("curvlinops kfac", {"number": 4}),
+    ]
+    # Of another setting nothing can stand beside.
+    other = json.loads(out.read_text()) | {"rank": 1}
+    out.write_text(json.dumps(other))
+    assert list(run("motion_model", "bayes_vio inf")) == ["motion_model"]

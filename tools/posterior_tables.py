@@ -113,7 +113,7 @@ def peers(r: dict[str, Any]) -> list[str]:
     """Return every library's times at every network, and what each could not do."""
     versions = ", ".join(f"{name} {v}" for name, v in r["versions"].items())
     lines = [
-        "**Beside peers** (`python benchmarks/peers.py --cases reference_cnn motion_model`): one "
+        "**Beside peers** (`python benchmarks/peers.py`): one "
         f"thread of {r['device']}, clock: {r['clock']}; {versions}; whole nets "
         "unless it says otherwise, exact Fisher, 6 outputs.",
         "",
@@ -124,7 +124,7 @@ def peers(r: dict[str, Any]) -> list[str]:
     for case, found in r["cases"].items():
         for name, row in found["peers"].items():
             net = case.replace("_", " ")
-            failures += [f"- {net}, {name}, {s}: `{e}`" for s, e in row.get("errors", {}).items()]
+            failures += [f"- {net}, {name}, {text}" for text in _peer_errors(row)]
             if row["scope"]:
                 lines.append(f"| {net} | {name} {_peer_cells(row)}")
     turns = {
@@ -142,6 +142,14 @@ def peers(r: dict[str, Any]) -> list[str]:
             + ".",
         ]
     return [*lines, "", "What a library could not do, in its own words:", "", *failures]
+
+
+def _peer_errors(row: dict[str, Any]) -> list[str]:
+    """Return what a library said of what it could not do, each error once."""
+    scopes: dict[str, list[str]] = {}
+    for scope, error in row.get("errors", {}).items():
+        scopes.setdefault(error, []).append(scope)
+    return [f"{', '.join(names)}: `{error}`" for error, names in scopes.items()]
 
 
 def _peer_cells(row: dict[str, Any]) -> str:
