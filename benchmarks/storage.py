@@ -207,6 +207,7 @@ def main() -> None:
         else:
             lams, n_diagonal = spectra(build(name, x), x)
             if kept:
+                kept.parent.mkdir(parents=True, exist_ok=True)
                 torch.save((lams, n_diagonal), kept)
         own = {"n_images": arguments.images, "image_size": arguments.size}
         results.setdefault("nets", {})[name] = own | choices(name, lams, n_diagonal)
