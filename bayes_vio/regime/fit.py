@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from bayes_vio.classification import BayesianClassifier, TrainingSettings
 from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.data.recording import PreparedRecording
+from bayes_vio.data.samples import MotionInput
 from bayes_vio.models.backbone import ImageEncoder
 from bayes_vio.models.motion import MotionModel
 from bayes_vio.regime.classes import (
@@ -28,6 +29,7 @@ from bayes_vio.regime.features import FEATURE_GROUPS, ego_motion_features
 from bayes_vio.regime.frame_pairs import labelled_features, read_pairs
 from bayes_vio.regime.network import LEAST_SCALE, Groups, RegimeNetwork
 from bayes_vio.regime.outliers import outliers
+from bayes_vio.training.augmentation import mirrored, without_imu
 from bayes_vio.training.recordings import EvenSubset
 
 _NOMINAL = IMAGE_CLASSES.index(ImageRegime.NOMINAL)
@@ -36,6 +38,8 @@ _NOMINAL = IMAGE_CLASSES.index(ImageRegime.NOMINAL)
 _LEAST_FAULT, _LEAST_INFORMATION, _LEAST_UNUSABLE = 0.2, 0.02, 0.99
 # Outliers per nominal image.
 _OUTLIERS = 2
+# Every n-th sample of ego-motion is shown once more as a camera alone has it.
+_CAMERA_ALONE = 4
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def fit_regime(
     known = _with_outliers(images, settings.seed)
     image = _fit_head(known, held_out, len(IMAGE_CLASSES), settings, FEATURE_GROUPS)
     encoder = copy.deepcopy(model.image_encoder).cpu().eval().requires_grad_(False)
-    motions = _ego_motions(encoder, train, 2 * settings.pairs)
+    motions = _ego_motions(encoder, train, 2 * settings.pairs, augmented=True)
     motions_held_out = _ego_motions(encoder, validation, settings.validation_pairs)
     ego_motion = None
     if len(motions.y.unique()) > 1:
@@ -137,13 +141,30 @@ def _with_outliers(images: _Labelled, seed: int) -> _Labelled:
 
 
 def _ego_motions(
-    encoder: ImageEncoder, recordings: Sequence[PreparedRecording], count: int
+    encoder: ImageEncoder,
+    recordings: Sequence[PreparedRecording],
+    count: int,
+    augmented: bool = False,
 ) -> _Labelled:
     features, labels = [], []
-    for x, target in EvenSubset(MotionDataset(recordings, (1, 2, 3)), count):
-        features.append(ego_motion_features(encoder, x))
-        labels.append(ego_motion_of(target.numpy(), x.dt.numpy()))
+    for batch in EvenSubset(MotionDataset(recordings, (1, 2, 3)), count):
+        for x, target in shown_motions(*batch) if augmented else [batch]:
+            features.append(ego_motion_features(encoder, x))
+            labels.append(ego_motion_of(target.numpy(), x.dt.numpy()))
     return _Labelled(torch.cat(features), torch.from_numpy(np.concatenate(labels)))
+
+
+def shown_motions(x: MotionInput, target: Tensor) -> Iterator[tuple[MotionInput, Tensor]]:
+    """Yield a batch as it is, in a mirror, and some of both as a camera alone has them.
+
+    Some drives turn left more often than right, which says nothing of the next one; and a gyro
+    that tells every turn would leave nothing to be learned from the image.
+    """
+    everywhere = torch.ones(len(x), dtype=torch.bool)
+    for view, moved in ((x, target), mirrored(x, target, everywhere)):
+        yield view, moved
+        few = view.map(lambda t: t[::_CAMERA_ALONE])
+        yield without_imu(few, everywhere[::_CAMERA_ALONE]), moved[::_CAMERA_ALONE]
 
 
 def _fit_head(

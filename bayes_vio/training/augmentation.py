@@ -44,7 +44,7 @@ def augment(
     x: MotionInput, target: Tensor, settings: AugmentationSettings, generator: torch.Generator
 ) -> tuple[MotionInput, Tensor]:
     """Return a changed batch and its targets [batch, 6]; the arguments stay as they are."""
-    x, target = _mirror(x, target, _chance(len(x), settings.mirror, generator))
+    x, target = mirrored(x, target, _chance(len(x), settings.mirror, generator))
     if any(settings.tilt_std_rad):
         std = torch.tensor(settings.tilt_std_rad)
         x, target = tilted(x, target, std * torch.randn(len(x), 3, generator=generator))
@@ -56,19 +56,23 @@ def _chance(n: int, probability: float, generator: torch.Generator) -> Tensor:
     return torch.rand(n, generator=generator) < probability
 
 
-def _mirror(x: MotionInput, target: Tensor, chosen: Tensor) -> tuple[MotionInput, Tensor]:
+def mirrored(x: MotionInput, target: Tensor, chosen: Tensor) -> tuple[MotionInput, Tensor]:
+    """Return the batch with the drives chosen [batch] seen in a mirror: left turns are right ones.
+
+    Images and flow are flipped; y of a vector and x and z of a rotation change their sign.
+    """
     sign = torch.ones(6)
     sign[list(_MIRRORED)] = -1
     imu_sign = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
     flow = x.flow.flip(-1) * torch.tensor([-1.0, 1.0])[:, None, None]
-    mirrored = replace(
+    changed = replace(
         x,
         gray=torch.where(chosen[:, None, None], x.gray.flip(-1), x.gray),
         flow=torch.where(chosen[:, None, None, None], flow, x.flow),
         view_valid=torch.where(chosen[:, None, None], x.view_valid.flip(-1), x.view_valid),
         imu=torch.where(chosen[:, None, None], x.imu * imu_sign, x.imu),
     )
-    return mirrored, torch.where(chosen[:, None], target * sign, target)
+    return changed, torch.where(chosen[:, None], target * sign, target)
 
 
 def tilted(x: MotionInput, target: Tensor, tilt: Tensor) -> tuple[MotionInput, Tensor]:

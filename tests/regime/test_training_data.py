@@ -22,10 +22,11 @@ from bayes_vio.regime.features import (
     imu_statistics,
     n_ego_motion_features,
 )
+from bayes_vio.regime.fit import shown_motions
 from bayes_vio.regime.frame_pairs import labelled_features, spoil_pair
 from bayes_vio.regime.outliers import outliers
 from tests.motion_cases import random_motion
-from tests.regime_cases import frame_pairs, imu_windows, scenes
+from tests.regime_cases import fitted_head, frame_pairs, imu_windows, scenes
 
 
 def test_features_do_not_care_for_the_side_on_which_something_is():
@@ -101,6 +102,48 @@ def test_ego_motion_classes_have_their_borders():
     assert found == [
         EgoMotion.STILL, EgoMotion.STRAIGHT, EgoMotion.LEFT, EgoMotion.RIGHT, EgoMotion.STILL,
     ]  # fmt: skip
+
+
+def motions_of(encoder: ImageEncoder, shown) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features and classes of (input, target) batches."""
+    pairs = [(ego_motion_features(encoder, x), x.dt, target) for x, target in shown]
+    labels = [ego_motion_of(target.numpy(), dt.numpy()) for _, dt, target in pairs]
+    return torch.cat([x for x, *_ in pairs]), torch.from_numpy(np.concatenate(labels))
+
+
+def test_of_every_kind_of_turn_as_many_are_shown_to_the_left_as_to_the_right():
+    x, target = random_motion(40, seed=4)
+    _, label = motions_of(ImageEncoder(6), shown_motions(x, target))
+    count = np.bincount(label, minlength=len(EGO_MOTION_CLASSES))
+    left, right = (EGO_MOTION_CLASSES.index(m) for m in (EgoMotion.LEFT, EgoMotion.RIGHT))
+    assert count[left] == count[right] > 0
+    assert count.sum() == 100
+
+
+def test_some_motions_are_shown_as_a_camera_alone_has_them():
+    x, target = random_motion(9)
+    whole, camera, mirror, mirrored_camera = shown_motions(x, target)
+    assert len(camera[0]) == len(mirrored_camera[0]) == 3
+    for (alone, moved), (seen, all_moved) in ((camera, whole), (mirrored_camera, mirror)):
+        assert not alone.imu.any()
+        assert not alone.imu_valid.any()
+        torch.testing.assert_close(alone.flow, seen.flow[::4])
+        torch.testing.assert_close(moved, all_moved[::4])
+
+
+def test_drives_that_only_turn_left_teach_what_a_right_turn_is():
+    x, target = random_motion(300, seed=6)
+    left = target[:, 5] > -0.004
+    torch.manual_seed(0)
+    encoder = ImageEncoder(6).eval().requires_grad_(False)
+    shown = shown_motions(x.map(lambda t: t[left]), target[left])
+    head = fitted_head(*motions_of(encoder, shown), len(EGO_MOTION_CLASSES))
+    unseen = random_motion(200, seed=7)
+    right = unseen[1][:, 5] < -0.012
+    found = head.predict(motions_of(encoder, [unseen])[0]).probs.argmax(1)
+    told = found[right] == EGO_MOTION_CLASSES.index(EgoMotion.RIGHT)
+    assert len(told) > 30
+    assert float(told.float().mean()) > 0.8
 
 
 @pytest.mark.parametrize("seed", range(12))
