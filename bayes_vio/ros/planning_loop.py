@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.planning import Belief, Decision, Plan, Route, World
+from bayes_vio.planning.estimated import steered
 from bayes_vio.ros.diagnostics import counted
 from bayes_vio.ros.messages import stamp_ns_of
 from bayes_vio.ros.planner_messages import belief_of, occupancy_of, planar_pose, route_of
@@ -26,8 +27,6 @@ from bayes_vio.ros.throttle import ThrottledLog
 _STATE_TIMEOUT_S = 3.0
 _FUTURE_S = 0.5
 _TIMES = 300
-# Above this speed the yaw rate tells the steering better than the last command does.
-_STEERING_SPEED_M_S = 1.0
 _LEVELS = {
     Decision.FOLLOW: DiagnosticStatus.OK,
     Decision.ARRIVED: DiagnosticStatus.OK,
@@ -207,13 +206,8 @@ class PlanningLoop:
         if self._state_ns is not None and now_ns - self._state_ns > _STATE_TIMEOUT_S * NS_PER_S:
             state = TrackingState.DEGRADED
         lost_s = (now_ns - self._lost_since_ns) / NS_PER_S if state is TrackingState.LOST else 0.0
-        steering_rad = self._steering_rad
-        if belief.speed_m_s > _STEERING_SPEED_M_S:
-            vehicle = self.planner.vehicle
-            bend = vehicle.wheelbase_m * belief.twist[2] / belief.speed_m_s
-            limit = vehicle.steering_max_rad
-            steering_rad = float(np.clip(np.arctan(bend), -limit, limit))
-        seen = replace(belief, state=state, lost_s=max(lost_s, 0.0), steering_rad=steering_rad)
+        seen = replace(belief, state=state, lost_s=max(lost_s, 0.0))
+        seen = steered(seen, self._steering_rad, self.planner.vehicle)
         return seen.after((now_ns - self._stamp_ns) / NS_PER_S, self.planner.growth)
 
     def status(self) -> tuple[bytes, str, dict[str, str]]:
