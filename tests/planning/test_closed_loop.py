@@ -108,16 +108,16 @@ def arc(periods: int):
 
 @pytest.mark.parametrize("condition", [Condition.CLEAR, Condition.DARK])
 def test_sampled_errors_have_the_covariance_that_is_told(condition):
-    motions, squared = arc(40), []
-    for seed in range(150):
+    motions, squared = arc(25), []
+    for seed in range(60):
         estimator = SampledEstimator(ErrorStatistics(scale=0.5), np.random.default_rng(seed))
         for motion in motions:
             last = estimator.observe(motion, condition)
         T_true = planar_matrix(motions[-1].poses[-1])
         error = se3.log(torch.from_numpy(np.linalg.inv(last.T_odom_base) @ T_true)).numpy()
         squared.append(nees(error[None], last.odom_cov[None])[0])
-    # The mean of 150 chi-square numbers with 6 degrees of freedom, to four sigmas.
-    assert abs(np.mean(squared) - 6) < 4 * np.sqrt(12 / 150)
+    # The mean of 60 chi-square numbers with 6 degrees of freedom, to four sigmas.
+    assert abs(np.mean(squared) - 6) < 4 * np.sqrt(12 / 60)
 
 
 def test_an_outage_is_lost_goes_on_at_constant_twist_and_grows():
