@@ -74,9 +74,9 @@ def simulate_imu(
     force = trajectory.specific_force(time_s, settings.T_base_imu[:3, 3])
     true[:, SPECIFIC_FORCE] = force @ R_base_imu
     true[:, ANGULAR_RATE] = trajectory.angular_rate(time_s) @ R_base_imu
-    bias = _bias(n, settings, rng)
+    bias = bias_walk(n, settings, rng)
     speed = np.linalg.norm(trajectory.velocity_world(time_s), axis=1)
-    samples = true + bias + _noise(speed, settings, rng)
+    samples = true + bias + white_noise(speed, settings, rng)
     return ImuRecord(time_s + settings.time_offset_s, samples, bias)
 
 
@@ -84,15 +84,15 @@ def _both(accelerometer: float, gyroscope: float) -> NDArray[np.float64]:
     return np.repeat([accelerometer, gyroscope], 3)
 
 
-def _bias(n: int, settings: ImuSettings, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return a constant plus a random walk [n, 6]."""
+def bias_walk(n: int, settings: ImuSettings, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the bias over n samples [n, 6]: a constant plus a random walk (m/s^2, rad/s)."""
     std = _both(settings.accelerometer_bias_std, settings.gyroscope_bias_std)
     walk = _both(settings.accelerometer_random_walk, settings.gyroscope_random_walk)
     steps = rng.standard_normal((n, 6)) * walk / np.sqrt(settings.rate_hz)
     return rng.standard_normal(6) * std + np.cumsum(steps, 0)
 
 
-def _noise(
+def white_noise(
     speed: NDArray[np.float64], settings: ImuSettings, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Return white noise [n, 6], the accelerometer's growing with the speed [n] (m/s)."""
