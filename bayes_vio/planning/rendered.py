@@ -45,7 +45,7 @@ class RenderedSettings:
     camera: CameraSettings = field(default_factory=CameraSettings)
     imu: ImuSettings = field(default_factory=ImuSettings)
     world: WorldSettings = field(default_factory=lambda: WorldSettings(RoadStyle.CITY))
-    tunnel_light: float = 0.2
+    tunnel_light: float = 0.45
 
 
 def course_world(course: Course, settings: RenderedSettings, rng: np.random.Generator) -> World:
