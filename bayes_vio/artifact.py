@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -43,6 +44,7 @@ from bayes_vio.data.samples import (
     Extrinsics,
     MotionInput,
 )
+from bayes_vio.models.complementary import NETWORK_ALONE, Crossover
 from bayes_vio.models.motion import MotionModel
 from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.models.reliability import Reliability
@@ -79,8 +81,9 @@ class MotionArtifact:
     ``dt_range_s``: intervals seen in training. ``metadata``: fit metrics, hashes of the bags, what
     the posterior covers; JSON values only. ``reliability``: what is usual for the inputs; None
     where that was not measured: then nothing is doubted. ``regime``: judges images and ego-motion,
-    always on the CPU; None where it was not fitted. ``captured``: predictions from single inputs,
-    recorded (see ``streaming``). Raises ArtifactError for values that no car has.
+    always on the CPU; None where it was not fitted. ``crossover``: how rotations are fused with
+    the gyro's. ``captured``: predictions from single inputs, recorded (see ``streaming``). Raises
+    ArtifactError for values that no car has.
     """
 
     model: MotionModel
@@ -95,6 +98,7 @@ class MotionArtifact:
     metadata: dict[str, Any]
     reliability: Reliability | None = None
     regime: RegimeClassifier | None = None
+    crossover: Crossover = NETWORK_ALONE
     captured: CapturedPredictive | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -182,6 +186,7 @@ class MotionArtifact:
             "image_statistics": asdict(self.image_statistics),
             "dt_range_s": list(self.dt_range_s),
             "reliability": asdict(self.reliability) if self.reliability else None,
+            "crossover_s": [t if math.isfinite(t) else None for t in self.crossover.time_s],
             "metadata": self.metadata,
             **({"regime": regime_storage.describe(self.regime)} if self.regime else {}),
         }
@@ -321,6 +326,7 @@ def _assemble(
         dt_range_s=(float(low), float(high)),
         metadata=description["metadata"],
         reliability=_reliability(description.get("reliability")),
+        crossover=_crossover(description.get("crossover_s")),
     )
 
 
@@ -341,6 +347,14 @@ def _reliability(value: dict[str, Any] | None) -> Reliability | None:
         disagreement_std=tuple(float(v) for v in value["disagreement_std"]),
         disagreement_response=tuple(float(v) for v in value["disagreement_response"]),
     )
+
+
+def _crossover(value: list[float | None] | None) -> Crossover:
+    """Return how rotations are fused; the network's alone where the artifact does not tell."""
+    if value is None:
+        return NETWORK_ALONE
+    x, y, z = (math.inf if time_s is None else float(time_s) for time_s in value)
+    return Crossover((x, y, z))
 
 
 def _noise_correlation(value: dict[str, Any]) -> NoiseCorrelation:

@@ -29,6 +29,7 @@ from bayes_vio.regime.fit import RegimeSettings, fit_regime
 from bayes_vio.training.batch_memory import check_batch
 from bayes_vio.training.calibration import Calibration, calibrate, score
 from bayes_vio.training.correlation import correlations
+from bayes_vio.training.crossover import choose_crossover, drive_answers
 from bayes_vio.training.map_fit import MapEstimate, MapFitSettings, fit_map
 from bayes_vio.training.recordings import (
     EvenSubset,
@@ -314,7 +315,14 @@ def measured_artifact(
     brightness, sharpness = (np.concatenate(column) for column in zip(*frames, strict=True))
     intervals_s = MotionDataset(recordings.train, STRIDES).dt_s
     drives = [MotionDataset([r], (1,)) for r in recordings.validation]
-    epistemic_s, noise = correlations(posterior, model, drives)
+    answers = [drive_answers(model, drive) for drive in drives]
+    crossover = choose_crossover(answers)
+    observer.note(
+        "rotations by the gyro beyond "
+        + " ".join(f"{time_s:g}" for time_s in crossover.time_s)
+        + " s, by the network below (roll pitch yaw; inf: the network alone)"
+    )
+    epistemic_s, noise = correlations(posterior, model, drives, crossover, answers)
     return MotionArtifact(
         model=model,
         posterior=posterior,
@@ -326,6 +334,7 @@ def measured_artifact(
         image_statistics=usable_bounds(brightness, sharpness),
         dt_range_s=(float(intervals_s.min()), float(intervals_s.max())),
         reliability=measure_reliability(model, recordings.train, recordings.validation),
+        crossover=crossover,
         metadata={
             "parameters": sum(p.numel() for p in model.parameters()),
             "time_offset_std_s": recordings.time_offset.std_s,

@@ -15,6 +15,7 @@ from bayes_vio.conventions import GRAVITY_M_S2, NS_PER_S, R_BASE_OPTICAL
 from bayes_vio.data.image_quality import ImageStatistics
 from bayes_vio.data.samples import CameraModel, Extrinsics, MotionInput
 from bayes_vio.estimator import Estimator, MotionEstimate
+from bayes_vio.models.complementary import NETWORK_ALONE, Crossover
 from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
 from bayes_vio.models.reliability import Reliability
 from bayes_vio.posterior.sketch import FeatureSketch
@@ -54,6 +55,7 @@ class KnownArtifact:
     reliability: Reliability | None = None
     model: nn.Module = field(default_factory=lambda: nn.Linear(1, 1))
     regime: Any = None
+    crossover: Crossover = NETWORK_ALONE
     asked: list[MotionInput] = field(default_factory=list)
     corrupt: Callable[[Prediction], Prediction] = lambda p: p
 

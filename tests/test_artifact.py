@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import save as tensors_to_bytes
 
 from bayes_vio.artifact import ArtifactError, MotionArtifact
 from bayes_vio.inspection import inspect_artifact
+from bayes_vio.models.complementary import NETWORK_ALONE, Crossover
 from bayes_vio.models.reliability import Reliability
 from bayes_vio.sealed import sealed
 from tests.motion_cases import random_motion, tiny_artifact
@@ -370,12 +372,25 @@ def test_what_is_usual_for_the_inputs_is_kept(folder: Path) -> None:
     assert MotionArtifact.load(folder).reliability == USUAL
 
 
+def test_how_rotations_are_fused_is_kept(folder: Path) -> None:
+    artifact = MotionArtifact.load(folder)
+    assert artifact.crossover == NETWORK_ALONE
+    crossover = Crossover((0.5, 2.0, math.inf))
+    replace(artifact, crossover=crossover).save(folder)
+    assert MotionArtifact.load(folder).crossover == crossover
+    reseal(folder, crossover_s=[0.5, 2.0, -1.0])
+    with pytest.raises(ArtifactError, match="three times above 0 s"):
+        MotionArtifact.load(folder)
+
+
 def test_an_artifact_written_before_this_was_measured_is_read(folder: Path) -> None:
     file = folder / "artifact.json"
     description = json.loads(file.read_text())
-    del description["reliability"], description["seal_sha256"]
+    del description["reliability"], description["crossover_s"], description["seal_sha256"]
     file.write_text(json.dumps(sealed(description)))
-    assert MotionArtifact.load(folder).reliability is None
+    artifact = MotionArtifact.load(folder)
+    assert artifact.reliability is None
+    assert artifact.crossover == NETWORK_ALONE
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bayes_vio.conventions import ANGULAR_RATE, LINEAR
 from bayes_vio.data.samples import MotionInput
 from bayes_vio.data.windows import motion_input
 from bayes_vio.estimator.coasting import Coasting
 from bayes_vio.estimator.doubt import Doubt, Doubter
 from bayes_vio.estimator.intervals import Interval
+from bayes_vio.estimator.standstill import StandstillSettings, standing_twist_cov
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 from bayes_vio.filters.covariance import CovarianceError, bounded, check_spd
 from bayes_vio.geometry import se3
+from bayes_vio.models.complementary import ComplementaryFilter, Fused
 from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior.sketch import FeatureSketch
 from bayes_vio.posterior.tape import Tape
@@ -72,6 +75,9 @@ class IncrementPredictor:
 
     Estimates without camera err alike, since speed does not show in an IMU window: their noise
     along the linear axes lasts, for unseen_speed_correlation_s.
+
+    Rotations that both sensors tell are the gyro's where they are slow (E-M2). A car that stands
+    has not moved: no model is asked.
     """
 
     def __init__(
@@ -93,6 +99,8 @@ class IncrementPredictor:
         # Recorded: of single small matrices torch's operations take more time than the arithmetic.
         example = torch.full((6,), 0.1, dtype=torch.float64)
         self._moved = Tape(lambda xi: (se3.exp(xi), se3.right_jacobian(xi)), example)
+        self._standstill = StandstillSettings()
+        self._complementary = ComplementaryFilter(artifact.crossover)
         self._doubter: Doubter | None = None
         if artifact.reliability is not None:
             self._doubter = Doubter(artifact.reliability, artifact.model, view_valid, settings)
@@ -103,6 +111,7 @@ class IncrementPredictor:
         self._newest: Interval | None = None
         self._coasting = Coasting.unknown(self._settings)
         self._coasted_s = 0.0
+        self._complementary.reset()
         if self._doubter is not None:
             self._doubter.reset()
 
@@ -129,6 +138,8 @@ class IncrementPredictor:
             self._doubter.catch_up()
 
     def _increment(self, interval: Interval) -> Increment:
+        if self._has_stopped(interval):
+            return self._stand(interval)
         excess = self._excess(interval.dt_s)
         causes = interval.causes
         if excess > self._settings.dt_margin * (1 + _ROUNDING):
@@ -175,17 +186,28 @@ class IncrementPredictor:
         )
         if not (np.abs(mean) < self._std_bound).all():
             raise CovarianceError(f"the model's mean {mean} is no motion within bounds")
+        features = None if features is None else features[0].cpu().numpy()
+        fused = self._fused(interval, mean, features)
+        factor = fused.epistemic_factor
+        epistemic_cov = factor[:, None] * epistemic_cov * factor
         floor = self._settings.floor_std**2 * np.eye(6)
         epistemic_cov = check_spd(epistemic_cov + floor, "the model's epistemic covariance")
         noise_cov = check_spd(noise_cov, "the model's noise covariance")
         doubt = Doubt() if self._doubter is None else self._doubter.judge(interval, x)
         added = doubt.added_cov(epistemic_cov + noise_cov)
         return _Prediction(
-            mean,
+            fused.mean,
             check_spd(epistemic_cov + added, "the widened epistemic covariance"),
             noise_cov,
-            None if features is None else features[0].cpu().numpy(),
+            fused.features,
         ), doubt
+
+    def _fused(self, interval: Interval, mean: Array, features: Array | None) -> Fused:
+        """Return the prediction with the gyro's slow rotation, where there are both sensors."""
+        if interval.flow is None or not interval.imu_valid.all():
+            return Fused(mean, features, np.ones(6))
+        gyro_rate = interval.imu[:, ANGULAR_RATE].mean(0).astype(np.float64)
+        return self._complementary.add(mean, gyro_rate, interval.dt_s, features)
 
     def _measured(
         self, interval: Interval, p: _Prediction, inflation: float, causes: tuple[Cause, ...]
@@ -207,6 +229,20 @@ class IncrementPredictor:
             None if p.features is None else J @ p.features,
             self._unseen_correlation if interval.flow is None else None,
         )
+
+    def _has_stopped(self, interval: Interval) -> bool:
+        """Return whether the car stands and could: a view may be blank, but none stops at once."""
+        speed = float(np.linalg.norm(self._coasting.twist[LINEAR]))
+        return interval.standing and speed < self._standstill.stopping_speed_m_s
+
+    def _stand(self, interval: Interval) -> Increment:
+        """Return the increment of a car that stands, give or take what would not show."""
+        twist_cov = standing_twist_cov(self._standstill)
+        self._coasting = Coasting(np.zeros(6), twist_cov, self._settings)
+        self._coasted_s = 0.0
+        floor = self._settings.floor_std**2 * np.eye(6)
+        noise_cov = interval.dt_s**2 * twist_cov
+        return Increment(np.eye(4), floor, noise_cov, False, interval.causes)
 
     def _coast(self, interval: Interval, causes: tuple[Cause, ...]) -> Increment:
         end_s = self._coasted_s + interval.dt_s

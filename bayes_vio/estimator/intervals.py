@@ -29,7 +29,8 @@ class Interval:
 
     view [80, 256]: the later image's, with flow [2, 40, 128] from it to the earlier one; both
     None where the camera cannot be used. imu [20, 6], imu_valid [20]: see data.windows. causes:
-    what is not nominal so far. regime: of the later image, where the artifact can tell.
+    what is not nominal so far. regime: of the later image, where the artifact can tell. standing:
+    whether image and IMU both say that the car stands.
     """
 
     earlier_stamp_ns: int
@@ -40,6 +41,7 @@ class Interval:
     imu_valid: NDArray[np.float32]
     causes: tuple[Cause, ...]
     regime: Regime | None = None
+    standing: bool = False
 
     @property
     def dt_s(self) -> float:
@@ -119,27 +121,35 @@ class IntervalBuilder:
         if frame.fault is None and earlier_view is not None:
             view, flow = frame.view, self._flow_between(earlier_view, frame.view)
         dt_s = (image.stamp_ns - start_ns) / NS_PER_S
-        imu = self._without_bias(flow, imu, imu_valid, dt_s)
+        standing = stands(flow, imu, imu_valid, self._standstill)
+        imu = self._without_bias(standing, imu, imu_valid, dt_s)
         return Interval(
-            start_ns, image.stamp_ns, view, flow, imu, imu_valid, tuple(causes), frame.regime
+            earlier_stamp_ns=start_ns,
+            stamp_ns=image.stamp_ns,
+            view=view,
+            flow=flow,
+            imu=imu,
+            imu_valid=imu_valid,
+            causes=tuple(causes),
+            regime=frame.regime,
+            standing=standing,
         )
 
     def without_image(self, start_ns: int, end_ns: int, samples: ImuBuffer) -> Interval:
         """Return an interval that ends with no image."""
         imu, imu_valid = self._imu_window(samples, start_ns, end_ns)
         causes = (Cause.IMAGE_MISSING, *_imu_causes(imu_valid))
-        imu = self._without_bias(None, imu, imu_valid, (end_ns - start_ns) / NS_PER_S)
+        imu = self._without_bias(False, imu, imu_valid, (end_ns - start_ns) / NS_PER_S)
         return Interval(start_ns, end_ns, None, None, imu, imu_valid, causes)
 
     def _without_bias(
         self,
-        flow: NDArray[np.floating] | None,
+        standing: bool,
         imu: NDArray[np.float32],
         imu_valid: NDArray[np.float32],
         dt_s: float,
     ) -> NDArray[np.float32]:
         """Learn the gyro's bias if the car stands, and return the bins [20, 6] without it."""
-        standing = stands(flow, imu, imu_valid, self._standstill)
         self.gyro_bias.observe(standing, imu, dt_s)
         corrected = imu.copy()
         corrected[:, ANGULAR_RATE] -= self.gyro_bias.rate * imu_valid[:, None]

@@ -1,7 +1,9 @@
-"""Tell the gyro's bias while the car stands, to take it out of what the gyro says later.
+"""Tell that the car stands, and the gyro's bias from it.
 
-A filter of Kalman's for a bias that wanders (random walk), each axis by itself, the same variance
-for all: standing measures the bias, driving lets its variance grow. Before the first standstill
+While it stands it has not moved, whatever a network makes of images that hardly change, and what
+the gyro says is its bias, to be taken out of what it says later: a filter of Kalman's for a bias
+that wanders (random walk), each axis by itself, the same variance for all. Standing measures the
+bias, driving lets its variance grow. Before the first standstill
 the bias is unknown and nothing is taken out.
 """
 
@@ -30,6 +32,9 @@ class StandstillSettings:
     noise_density: float = 1e-3  # rad/s/sqrt(Hz), an idling engine included
     walk: float = 3e-5  # of the bias, rad/s^2/sqrt(Hz)
     known_std_rad_s: float = 1e-3  # a bias known worse is as good as unknown
+    stopping_speed_m_s: float = 5.0  # no car was faster just before it stood
+    unseen_speed_std_m_s: float = 0.05  # of a motion that would not show
+    unseen_rate_std_rad_s: float = 1e-3
 
 
 def stands(
@@ -56,6 +61,12 @@ def stands(
         and unsteady < settings.rate_std_rad_s
         and shaking < settings.specific_force_std_m_s2
     )
+
+
+def standing_twist_cov(settings: StandstillSettings) -> Array:
+    """Return the covariance [6, 6] of the twist of a car that stands (m/s, rad/s)."""
+    std = np.repeat([settings.unseen_speed_std_m_s, settings.unseen_rate_std_rad_s], 3)
+    return np.diag(std**2)
 
 
 class GyroBias:

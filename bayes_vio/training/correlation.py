@@ -24,10 +24,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.data.samples import MotionInput
+from bayes_vio.models.complementary import NETWORK_ALONE, Crossover
 from bayes_vio.models.motion import MotionModel
 from bayes_vio.models.noise import NoiseCorrelation
 from bayes_vio.posterior import Posterior
-from bayes_vio.training.map_fit import standardised_residuals
+from bayes_vio.training.crossover import DriveAnswers, drive_answers
 
 
 def epistemic_correlation_s(
@@ -82,11 +83,17 @@ def correlation_time_s(errors: Tensor, dt_s: float) -> float:
 
 
 def correlations(
-    posterior: Posterior, model: MotionModel, drives: Sequence[MotionDataset], frames: int = 300
+    posterior: Posterior,
+    model: MotionModel,
+    drives: Sequence[MotionDataset],
+    crossover: Crossover = NETWORK_ALONE,
+    answers: Sequence[DriveAnswers] = (),
+    frames: int = 300,
 ) -> tuple[float, NoiseCorrelation]:
     """Return the epistemic correlation time (s) and how the noise lasts, on validation drives.
 
-    The former is measured on the first frames of the longest drive, the latter on all.
+    The former is measured on the first frames of the longest drive, the latter on all, rotations
+    fused with the gyro's as ``crossover`` says. answers: the model's to the drives, if known.
     """
     longest = max(drives, key=len)
     rows = np.arange(min(len(longest), frames))
@@ -95,7 +102,11 @@ def correlations(
         for part in np.array_split(rows, max(1, len(rows) // 32))
     ]
     epistemic_s = epistemic_correlation_s(posterior, model, batches, _interval_s(longest))
-    residuals = [(standardised_residuals(model, drive), _interval_s(drive)) for drive in drives]
+    answers = answers or [drive_answers(model, drive) for drive in drives]
+    residuals = [
+        (a.errors(crossover) / a.std, _interval_s(drive))
+        for a, drive in zip(answers, drives, strict=True)
+    ]
     return epistemic_s, noise_correlation(residuals)
 
 
