@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map_only
 
 from bayes_vio.curvature.inputs import map_tensors, tensors
 
@@ -146,6 +145,10 @@ class _Step:
 class _Recording(TorchDispatchMode):
     """Keep every operation that computes; a view only gives another name to a storage."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operation imports torch's compiler, half a second
+
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[_Step] = []
@@ -181,7 +184,20 @@ def _storage(t: Tensor) -> int:
 
 
 def _leaves(tree: Any) -> list[Tensor]:
-    return [t for t in tree_iter(tree) if isinstance(t, Tensor)]
+    found: list[Tensor] = []
+    _mapped(tree, lambda t: found.append(t) or t)
+    return found
+
+
+def _mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to every tensor of an operation's arguments."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, tuple | list):
+        return type(tree)([_mapped(value, function) for value in tree])
+    if isinstance(tree, dict):
+        return {name: _mapped(value, function) for name, value in tree.items()}
+    return tree
 
 
 def _to_replay(steps: Sequence[_Step], inputs: set[int], outputs: set[int]) -> list[_Step]:
@@ -255,7 +271,7 @@ def _bound(step: _Step, place: Callable[[Tensor], Tensor]) -> _Call:
 
     Steps are bound in turn, so that each is tried on what lies in place by then.
     """
-    args, kwargs = tree_map_only(Tensor, place, (step.args, step.kwargs))
+    args, kwargs = _mapped((step.args, step.kwargs), place)
     if step.mutates:
         return _changing(step, args, kwargs), args, kwargs
     expected = _leaves(step.operation(*args, **kwargs))

@@ -13,6 +13,7 @@ from sensor_msgs.msg import Imu
 from bayes_vio.ros.imu_wire import read_imu, reading_of
 
 pytestmark = pytest.mark.ros
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 NUMBERS = st.floats(allow_nan=False, width=64)
 
 
@@ -21,7 +22,7 @@ def messages(draw) -> Imu:
     message = Imu()
     message.header.stamp.sec = draw(st.integers(-(2**31), 2**31 - 1))
     message.header.stamp.nanosec = draw(st.integers(0, 2**32 - 1))
-    message.header.frame_id = draw(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20))
+    message.header.frame_id = draw(NAMES)
     for vector in (message.angular_velocity, message.linear_acceleration):
         vector.x, vector.y, vector.z = (draw(NUMBERS) for _ in range(3))
     for cov in (message.angular_velocity_covariance, message.linear_acceleration_covariance):
