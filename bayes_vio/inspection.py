@@ -61,6 +61,7 @@ def _origin(path: Path, description: dict[str, Any]) -> Table:
         "intervals seen in training": f"{1e3 * low:.0f} to {1e3 * high:.0f} ms",
         "epistemic correlation time": f"{description['epistemic_correlation_s']:.1f} s",
         "noise that lasts": _lasting_noise(description["noise_correlation"]),
+        "rotation by the gyro beyond": _crossover(description.get("crossover_s")),
         "prior precision": f"{metadata.get('prior_precision', float('nan')):.3g}",
         **_continued(metadata),
     }
@@ -96,6 +97,11 @@ def _printable(text: str) -> str:
 def _lasting_noise(correlation: dict[str, Any]) -> str:
     triples = zip(AXES, correlation["share"], correlation["time_s"], strict=True)
     return ", ".join(f"{axis} {100 * share:.0f} % {tau:.1f} s" for axis, share, tau in triples)
+
+
+def _crossover(times_s: list[float | None] | None) -> str:
+    told = zip(AXES[3:], times_s or [None] * 3, strict=True)
+    return ", ".join(f"{axis} never" if t is None else f"{axis} {t:.1f} s" for axis, t in told)
 
 
 def _accuracy(metadata: dict[str, Any]) -> Table | None:

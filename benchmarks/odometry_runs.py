@@ -19,6 +19,8 @@ from bayes_vio.evaluation.play import collect, estimates, events
 from bayes_vio.evaluation.run import Run
 from bayes_vio.filters.accumulate import Odometry
 from bayes_vio.geometry import se3
+from bayes_vio.models.backbone import mean_angular_rate
+from bayes_vio.models.complementary import ComplementaryFilter, Crossover
 from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
 from bayes_vio.posterior import GaussianPrediction
 from bayes_vio.posterior.sketch import FeatureSketch
@@ -38,26 +40,27 @@ class Sensors(Enum):
 
 @dataclass(frozen=True)
 class ListeningArtifact(MotionArtifact):
-    """An artifact that remembers what it was asked, and its answers' features [6, size], which
-    are of right perturbations here."""
+    """An artifact that remembers what it was asked, and what it said."""
 
-    asked: list[tuple[MotionInput, Array]] = field(default_factory=list)
+    asked: list[tuple[MotionInput, Said]] = field(default_factory=list)
 
     def predict_features(
         self, x: MotionInput, sketch: FeatureSketch
     ) -> tuple[GaussianPrediction, Tensor]:
         p, features = super().predict_features(x, sketch)
-        self.asked.append((x, (se3.right_jacobian(p.mean) @ features)[0].numpy()))
+        self.asked.append((x, Said(p.mean, p.epistemic_cov, p.noise_cov, features)))
         return p, features
 
 
 @dataclass(frozen=True)
 class Heard:
-    """A run, and the inputs x [m] of those of its rows [m] where the estimator asked its model."""
+    """A run, the inputs x [m] of those of its rows [m] where the estimator asked its model, and
+    how it fused their rotations with the gyro's."""
 
     run: Run
     rows: NDArray[np.int64]
     x: MotionInput
+    crossover: Crossover
 
     def batches(self) -> Iterator[MotionInput]:
         """Yield the inputs in order, in batches."""
@@ -104,11 +107,40 @@ def hear(artifact: MotionArtifact, streams: Streams, sensors: Sensors) -> Heard:
         raise ValueError(f"{streams.name} has no reference pose to evaluate against.")
     counters = {k: int(v) for k, v in estimator.counters.items()}
     run = collect(streams.name, played, streams.reference, counters)
-    said = [answers[int(ns)] for ns in run.stamp_ns]
-    features = tuple(None if answer is None else answer[1] for answer in said)
-    rows = np.array([k for k, answer in enumerate(said) if answer is not None], np.int64)
-    x = MotionInput.stack([answer[0] for answer in said if answer is not None])
-    return Heard(replace(run, features=features), rows, x)
+    known = {k: a for k, ns in enumerate(run.stamp_ns) if (a := answers[int(ns)]) is not None}
+    if not known:
+        raise ValueError(f"{streams.name}: the car stands all the time, and no model is asked")
+    x = MotionInput.stack([asked for asked, _ in known.values()])
+    heard = Heard(run, np.array(list(known), np.int64), x, artifact.crossover)
+    said = _fused(heard, Said.join([answer for _, answer in known.values()]))
+    return replace(heard, run=replace(run, features=_features(heard, said)))
+
+
+def _fused(heard: Heard, said: Said) -> Said:
+    """Return what the estimator makes of answers: rotations fused with the gyro's (E-M2)."""
+    complementary, x = ComplementaryFilter(heard.crossover), heard.x
+    both = (x.camera_valid > 0) & (x.imu_valid.amin(1) > 0)
+    gyro_rate, dt_s = mean_angular_rate(x).double().numpy(), heard.run.dt_s[heard.rows]
+    mean, epistemic_cov = said.mean.clone(), said.epistemic_cov.clone()
+    features = None if said.features is None else said.features.clone()
+    for k in np.flatnonzero(both.numpy()).tolist():
+        own = None if features is None else features[k].numpy().copy()
+        fused = complementary.add(mean[k].numpy().copy(), gyro_rate[k], float(dt_s[k]), own)
+        factor = torch.from_numpy(fused.epistemic_factor)
+        mean[k] = torch.from_numpy(fused.mean)
+        epistemic_cov[k] *= factor[:, None] * factor
+        if features is not None and fused.features is not None:
+            features[k] = torch.from_numpy(fused.features)
+    return Said(mean, epistemic_cov, said.noise_cov, features)
+
+
+def _features(heard: Heard, said: Said) -> tuple[Array | None, ...] | None:
+    """Return the run's features [6, size] of right perturbations; None: no model was asked."""
+    if said.features is None:
+        return None
+    moved = (se3.right_jacobian(said.mean) @ said.features).numpy()
+    at_row = dict(zip(heard.rows.tolist(), moved, strict=True))
+    return tuple(at_row.get(k) for k in range(len(heard.run)))
 
 
 def _with(sensors: Sensors, streams: Streams) -> Streams:
@@ -126,18 +158,14 @@ def retold(heard: Heard, said: Said) -> Run:
     Where the estimator asked no model, its guess stays. Odometry and its covariance are not of
     the method: see ``chained``.
     """
-    run, rows = heard.run, heard.rows
+    run, rows, said = heard.run, heard.rows, _fused(heard, said)
     both = torch.stack([said.epistemic_cov, said.noise_cov])
     right = se3.log_cov_to_right_cov(said.mean, both).numpy()
     T, epistemic, noise = (
         a.copy() for a in (run.T_earlier_later, run.epistemic_cov, run.noise_cov)
     )
     T[rows], epistemic[rows], noise[rows] = se3.exp(said.mean).numpy(), right[0], right[1]
-    features = None
-    if said.features is not None:
-        moved = (se3.right_jacobian(said.mean) @ said.features).numpy()
-        at_row = dict(zip(rows.tolist(), moved, strict=True))
-        features = tuple(at_row.get(k) for k in range(len(run)))
+    features = _features(heard, said)
     return replace(
         run, T_earlier_later=T, epistemic_cov=epistemic, noise_cov=noise, features=features
     )

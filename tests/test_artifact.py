@@ -378,6 +378,9 @@ def test_how_rotations_are_fused_is_kept(folder: Path) -> None:
     crossover = Crossover((0.5, 2.0, math.inf))
     replace(artifact, crossover=crossover).save(folder)
     assert MotionArtifact.load(folder).crossover == crossover
+    out = io.StringIO()
+    inspect_artifact(folder, Console(file=out, width=200))
+    assert "rotX 0.5 s, rotY 2.0 s, rotZ never" in out.getvalue()
     reseal(folder, crossover_s=[0.5, 2.0, -1.0])
     with pytest.raises(ArtifactError, match="three times above 0 s"):
         MotionArtifact.load(folder)

@@ -14,6 +14,7 @@ from odometry_weights import mixture
 from torch import Tensor
 
 from bayes_vio.data.bags import open_streams
+from bayes_vio.models.complementary import Crossover
 from bayes_vio.models.noise import WHITE_NOISE
 from bayes_vio.posterior.sketch import FeatureSketch
 from bayes_vio.simulation import CameraSettings, SimulationSettings, simulate
@@ -26,15 +27,16 @@ from tests.motion_cases import tiny_artifact
 def streams(tmp_path_factory):
     out = tmp_path_factory.mktemp("odometry") / "drive"
     settings = SimulationSettings(
-        seed=3, drive=DriveSettings(duration_s=3.0), camera=CameraSettings(rate_hz=8)
+        seed=7, drive=DriveSettings(duration_s=3.0), camera=CameraSettings(rate_hz=8)
     )
     simulate(out, settings)
     return open_streams(out)
 
 
-@pytest.fixture(scope="module")
-def artifact():
-    return tiny_artifact()
+@pytest.fixture(scope="module", params=[np.inf, 0.5], ids=["network alone", "fused"])
+def artifact(request):
+    crossover = Crossover((request.param, request.param, request.param))
+    return replace(tiny_artifact(), crossover=crossover)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bayes_vio.conventions import ANGULAR_RATE, LINEAR
+from bayes_vio.conventions import ANGULAR, ANGULAR_RATE, LINEAR
 from bayes_vio.data.samples import MotionInput
 from bayes_vio.data.windows import motion_input
 from bayes_vio.estimator.coasting import Coasting
@@ -20,7 +20,7 @@ from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 from bayes_vio.filters.covariance import CovarianceError, bounded, check_spd
 from bayes_vio.geometry import se3
 from bayes_vio.models.complementary import ComplementaryFilter, Fused
-from bayes_vio.models.noise import NoiseCorrelation
+from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
 from bayes_vio.posterior.sketch import FeatureSketch
 from bayes_vio.posterior.tape import Tape
 from bayes_vio.regime.classes import Regime
@@ -236,13 +236,24 @@ class IncrementPredictor:
         return interval.standing and speed < self._standstill.stopping_speed_m_s
 
     def _stand(self, interval: Interval) -> Increment:
-        """Return the increment of a car that stands, give or take what would not show."""
-        twist_cov = standing_twist_cov(self._standstill)
+        """Return the increment of a car that stands, give or take what would not show.
+
+        It may still swing on its springs: rotation is the gyro's.
+        """
+        twist, twist_cov = np.zeros(6), standing_twist_cov(self._standstill)
+        twist[ANGULAR] = interval.imu[:, ANGULAR_RATE].mean(0)
         self._coasting = Coasting(np.zeros(6), twist_cov, self._settings)
         self._coasted_s = 0.0
-        floor = self._settings.floor_std**2 * np.eye(6)
-        noise_cov = interval.dt_s**2 * twist_cov
-        return Increment(np.eye(4), floor, noise_cov, False, interval.causes)
+        xi = torch.from_numpy(interval.dt_s * twist)
+        noise_cov = torch.from_numpy(interval.dt_s**2 * twist_cov)
+        return Increment(
+            se3.exp(xi).numpy(),
+            self._settings.floor_std**2 * np.eye(6),
+            se3.log_cov_to_right_cov(xi, noise_cov).numpy(),
+            False,
+            interval.causes,
+            noise_correlation=WHITE_NOISE,
+        )
 
     def _coast(self, interval: Interval, causes: tuple[Cause, ...]) -> Increment:
         end_s = self._coasted_s + interval.dt_s

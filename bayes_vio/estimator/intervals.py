@@ -121,8 +121,9 @@ class IntervalBuilder:
         if frame.fault is None and earlier_view is not None:
             view, flow = frame.view, self._flow_between(earlier_view, frame.view)
         dt_s = (image.stamp_ns - start_ns) / NS_PER_S
-        standing = stands(flow, imu, imu_valid, self._standstill)
-        imu = self._without_bias(standing, imu, imu_valid, dt_s)
+        known = self._standstill
+        unmoved = stands(flow, imu, imu_valid, known, known.unmoved_flow_px)
+        imu = self._without_bias(stands(flow, imu, imu_valid, known), imu, imu_valid, dt_s)
         return Interval(
             earlier_stamp_ns=start_ns,
             stamp_ns=image.stamp_ns,
@@ -132,7 +133,7 @@ class IntervalBuilder:
             imu_valid=imu_valid,
             causes=tuple(causes),
             regime=frame.regime,
-            standing=standing,
+            standing=unmoved,
         )
 
     def without_image(self, start_ns: int, end_ns: int, samples: ImuBuffer) -> Interval:

@@ -32,9 +32,10 @@ class StandstillSettings:
     noise_density: float = 1e-3  # rad/s/sqrt(Hz), an idling engine included
     walk: float = 3e-5  # of the bias, rad/s^2/sqrt(Hz)
     known_std_rad_s: float = 1e-3  # a bias known worse is as good as unknown
+    unmoved_flow_px: float = 0.4  # a car that rolls by 0.2 m/s at most, or an image with noise
     stopping_speed_m_s: float = 5.0  # no car was faster just before it stood
-    unseen_speed_std_m_s: float = 0.05  # of a motion that would not show
-    unseen_rate_std_rad_s: float = 1e-3
+    unseen_speed_std_m_s: float = 0.1  # of a motion that would not show
+    unseen_rate_std_rad_s: float = 5e-3  # of a gyro while the car swings to rest
 
 
 def stands(
@@ -42,12 +43,14 @@ def stands(
     imu: NDArray,
     imu_valid: NDArray,
     settings: StandstillSettings,
+    flow_px: float | None = None,
 ) -> bool:
     """Return whether image and IMU both say that the car stands.
 
-    flow [2, 40, 128] (None: no usable image, so nobody knows), imu [20, 6], imu_valid [20]. Three
-    quarters of the view must not move (the sky may flicker, another car pass), which bounds a turn
-    to 0.02 rad/s at 10 images/s; the IMU must be steady and all there.
+    flow [2, 40, 128] (None: no usable image, so nobody knows), imu [20, 6], imu_valid [20];
+    flow_px: instead of the settings'. Three quarters of the view must not move (the sky may
+    flicker, another car pass), which bounds a turn to 0.02 rad/s at 10 images/s and the settings'
+    flow_px; the IMU must be steady and all there.
     """
     if flow is None or not imu_valid.all():
         return False
@@ -56,7 +59,7 @@ def stands(
     unsteady = imu[:, ANGULAR_RATE].std(0).max()
     shaking = np.linalg.norm(imu[:, SPECIFIC_FORCE].std(0))
     return bool(
-        moved_px < settings.flow_px
+        moved_px < (flow_px or settings.flow_px)
         and turning < settings.rate_bound_rad_s
         and unsteady < settings.rate_std_rad_s
         and shaking < settings.specific_force_std_m_s2
