@@ -121,10 +121,10 @@ def _stamped(pose: Array, stamp_ns: int, frame: str) -> PoseStamped:
     return PoseStamped(header=Header(stamp=time_of(stamp_ns), frame_id=frame), pose=message)
 
 
-def twist_of(plan: Plan | None, vehicle: Vehicle) -> Twist:
-    """Return the command of a plan's first step; zero for None."""
+def twist_of(plan: Plan | None, vehicle: Vehicle, speed_m_s: float | None = None) -> Twist:
+    """Return the command of a plan's first step; zero for None. speed_m_s: in place of its own."""
     if plan is None:
         return Twist()
-    speed = float(plan.speeds[1])
+    speed = float(plan.speeds[1]) if speed_m_s is None else speed_m_s
     rate = speed * float(np.tan(plan.steering[0])) / vehicle.wheelbase_m
     return Twist(linear=Vector3(x=speed), angular=Vector3(z=rate))

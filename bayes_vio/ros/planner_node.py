@@ -166,13 +166,13 @@ class PlannerNode(LifecycleNode):
         self._command.publish(self._command_of(outcome))
 
     def _command_of(self, outcome: Outcome | None) -> Any:
-        plan = outcome.plan if outcome else None
+        plan, speed_m_s = (outcome.plan, outcome.speed_m_s) if outcome else (None, 0.0)
         if self._kind is Twist:
-            return twist_of(plan, self._vehicle)
+            return twist_of(plan, self._vehicle, speed_m_s)
         message = self._kind()
         message.header.stamp, message.header.frame_id = time_of(self._now_ns()), "base_link"
         if plan is not None:
-            message.drive.speed = float(plan.speeds[1])
+            message.drive.speed = speed_m_s
             message.drive.steering_angle = float(plan.steering[0])
         return message
 

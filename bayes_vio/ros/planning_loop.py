@@ -37,12 +37,17 @@ _LEVELS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is to be done now. plan: None where there is nothing to plan on, the car stops."""
+    """What is to be done now. plan: None where there is nothing to plan on, the car stops.
+
+    speed_m_s: commanded. While the car is to stop it falls at each step, whatever the estimator
+    says: one that is lost goes on saying the speed that it saw last.
+    """
 
     stamp_ns: int
     decision: Decision
     reason: str
     plan: Plan | None
+    speed_m_s: float = 0.0
 
 
 class PlanningLoop:
@@ -78,6 +83,7 @@ class PlanningLoop:
         self._state_ns: int | None = None
         self._lost_since_ns = 0
         self._steering_rad = 0.0
+        self._commanded_m_s = float("inf")
         self._took_s: deque[float] = deque(maxlen=_TIMES)
         self._outcome: Outcome | None = None
 
@@ -170,6 +176,7 @@ class PlanningLoop:
             outcome = self._plan(now_ns, *self._required())
             self._took_s.append(time.perf_counter() - began_s)
         self._outcome = outcome
+        self._commanded_m_s = outcome.speed_m_s
         return outcome
 
     def _nothing_to_plan_on(self, now_ns: int) -> str:
@@ -198,7 +205,15 @@ class PlanningLoop:
             self._log.error("plan", f"no plan: {error}")
             return Outcome(now_ns, Decision.STOP, f"no plan: {error}", None)
         self._steering_rad = float(plan.steering[0])
-        return Outcome(now_ns, plan.decision, plan.reason, plan)
+        return Outcome(now_ns, plan.decision, plan.reason, plan, self._speed(plan))
+
+    def _speed(self, plan: Plan) -> float:
+        """Return the speed to command (m/s)."""
+        wanted = float(plan.speeds[1])
+        if plan.decision is not Decision.STOP:
+            return wanted
+        slower = self.planner.vehicle.braking_max_m_s2 / self._parameters.rate_hz
+        return min(wanted, max(self._commanded_m_s - slower, 0.0))
 
     def _belief_now(self, belief: Belief, now_ns: int) -> Belief:
         """Return the newest belief with the estimator's state, carried on to now."""
@@ -222,6 +237,7 @@ class PlanningLoop:
         values["estimator's state"] = self._state.value
         if outcome.plan is not None:
             values |= plan_values(outcome.plan)
+            values["speed (m/s)"] = f"{outcome.speed_m_s:.2f}"
         if self._took_s:
             values["plan time p99 (s)"] = f"{np.quantile(list(self._took_s), 0.99):.4f}"
         values |= {f"{k} count": str(n) for k, n in sorted(self.counts.items())}
@@ -236,5 +252,4 @@ def plan_values(plan: Plan) -> dict[str, str]:
         "lane departure bound": f"{plan.lane_departure_bound:.3g}",
         "lane departure probability (sampled)": f"{plan.lane_departure_probability:.3g}",
         "candidates within the bounds": str(plan.within_bounds),
-        "speed (m/s)": f"{plan.speeds[1]:.2f}",
     }

@@ -239,6 +239,23 @@ def test_the_estimators_state_widens_the_belief_and_lost_stops_the_car():
     assert outcome.plan.covs[5, 1, 1] > spread["tracking"]
 
 
+def test_a_car_that_is_to_stop_is_commanded_to_whatever_speed_the_estimator_goes_on_saying():
+    fed = Fed(lane_half_width_m=2.0)
+    fed.loop.on_route(route_message([(-5.0, 0.0), (70.0, 0.0)]))
+    before = fed.drive(0.1)
+    assert before.speed_m_s == before.plan.speeds[1] > 3.0
+    fed.loop.on_diagnostics(state_message("lost"))
+    told = [fed.drive(0.1, speed=4.0) for _ in range(12)]
+    assert {outcome.decision for outcome in told} == {Decision.STOP}
+    speeds = [before.speed_m_s] + [outcome.speed_m_s for outcome in told]
+    braking = fed.loop.planner.vehicle.braking_max_m_s2
+    assert (-np.diff(speeds) >= min(0.1 * braking, speeds[0]) - 1e-9)[:3].all()
+    assert speeds[-1] == 0.0
+    assert told[-1].plan.speeds[1] > 2.0  # what the plan alone would have commanded
+    fed.loop.on_diagnostics(state_message("tracking"))
+    assert fed.drive(0.1).speed_m_s > 3.0
+
+
 def test_the_epistemic_part_is_told_apart():
     message = odometry_message(NOW_NS)
     total = np.diag(np.square(np.array(TWIST_STDS)[[0, 1, 5]]))
