@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -63,11 +64,23 @@ class BayesVio(Peer):
     def factors(self) -> None:
         from bayes_vio.curvature.estimate import estimate_diagonals, estimate_factors
 
+        self._check_memory()
         data = self._pass()
         if self.structure == "diagonal":
             estimate_diagonals(data)
         else:
             estimate_factors(data)
+
+    def _check_memory(self) -> None:
+        """Raise InsufficientMemoryError where the fit would exceed this process' limit."""
+        from bayes_vio.posterior.fit import Request, check_fit
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        request = Request(
+            structure=self.structure, layers=self._layers(), rank=RANK, noise_cov=NOISE_VARIANCE
+        )
+        known = None if limit == resource.RLIM_INFINITY else float(limit)
+        check_fit(self.model, self.loader, request, self.device, memory_limit=known)
 
     def _pass(self) -> Any:
         from bayes_vio.curvature.coverage import cover

@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -128,9 +128,9 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
     parser.add_argument(
-        "--limit-s", type=float, default=600.0, help="of each process, CPU: its own"
+        "--limit-s", type=float, default=300.0, help="of each process, CPU: its own"
     )
-    parser.add_argument("--limit-gib", type=float, default=12.0, help="of each process, CPU alone")
+    parser.add_argument("--limit-gib", type=float, default=10.0, help="of each process, CPU alone")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
@@ -147,7 +147,8 @@ def main() -> None:
         return found
 
     def write() -> None:
-        result = {"date": date.today().isoformat(), **shared, "cases": in_order(cases, CASES)}
+        told = {"date": date.today().isoformat(), **shared, "limits": asdict(limits)}
+        result = told | {"cases": in_order(cases, CASES)}
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
     for case in arguments.cases:

@@ -54,9 +54,11 @@ def test_the_table_lists_rows_and_errors(monkeypatch):
     turns = {"inf_over_forward": 12.0, "slower_than_inf": {"b": 8.5}}
     case = {"peers": {"a": row, "b": failed}, "in_turns": turns}
     found = {"device": "d", "clock": "c", "versions": {"torch": "1"}, "cases": {"net": case}}
+    found["limits"] = {"time_s": 300.0, "memory_gib": 10.0}
     text = "\n".join(tool["peers"](found))
     assert "| net | a  | 3.0 s | 12.3 | 4.0 ms | 1 MiB | 2.0 MiB |" in text
     assert "b 8.5 times as long" in text
+    assert "may take 300 s and 10 GiB" in text
     assert "- net, b, all weights, linear and conv2d: `KeyError: x (f)`" in text
 
 
