@@ -77,19 +77,20 @@ def measure(model: nn.Module, x: Any, structure: str, device: torch.device) -> d
         device,
         3,
     )
-    if device.type == "cuda" and structure != Structure.SUBNETWORK:
+    if structure != Structure.SUBNETWORK:
         times |= captured_milliseconds(posterior, one, device)
     ratio = round(times["predictive_ms"] / times["forward_ms"], 2)
     return times | {"ratio": ratio, "stored_bytes": posterior.nbytes}
 
 
 def captured_milliseconds(posterior: Posterior, x: Any, device: torch.device) -> dict[str, float]:
-    """Return median and 99th percentile of 1000 predictions replayed as a CUDA graph."""
+    """Return median and 99th percentile of 1000 predictions replayed from a graph or a tape."""
     captured, durations = CapturedPredictive(posterior, x), []
     for _ in range(1010):
         start = time.perf_counter()
         captured(x)
-        torch.cuda.synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         durations.append(1e3 * (time.perf_counter() - start))
     timed = sorted(durations[10:])
     return {"captured_ms": round(median(timed), 3), "captured_p99_ms": round(timed[989], 3)}

@@ -33,7 +33,7 @@ _FURTHER_EVERY = 2
 # Images further apart than this make no sample: too little of the view is left in common.
 MAX_INTERVAL_S = 1.0
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _INTERVAL_TOO_LONG = "samples: images more than 1 s apart"
 
 ProgressCallback = Callable[[int, int], None]
