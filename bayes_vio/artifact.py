@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,17 @@ from bayes_vio.artifact_checks import (
     model_settings,
     resting_input,
 )
+from bayes_vio.artifact_json import (
+    camera_from_json,
+    camera_to_json,
+    crossover_from_json,
+    input_shapes,
+    noise_correlation_from_json,
+    reliability_from_json,
+)
 from bayes_vio.conventions import AXES, AXIS_UNITS
 from bayes_vio.data.image_quality import ImageStatistics, image_statistics_of
 from bayes_vio.data.samples import (
-    GRID_HEIGHT,
-    GRID_WIDTH,
-    IMU_BINS,
-    VIEW_FOCAL_PX,
-    VIEW_HEIGHT,
-    VIEW_WIDTH,
     CameraModel,
     Extrinsics,
     MotionInput,
@@ -170,11 +172,11 @@ class MotionArtifact:
         return {
             "format_version": FORMAT_VERSION,
             "package_version": __version__,
-            "input": _input_shapes(),
+            "input": input_shapes(),
             "output": {"axes": list(AXES), "units": list(AXIS_UNITS), "frame": "base_link"},
             "model": asdict(self.model.settings),
             "sha256": {name: _sha256(content) for name, content in tensors.items()},
-            "camera": _camera_to_json(self.camera),
+            "camera": camera_to_json(self.camera),
             "extrinsics": {
                 "T_base_imu": self.extrinsics.T_base_imu.tolist(),
                 "T_base_camera": self.extrinsics.T_base_camera.tolist(),
@@ -265,7 +267,7 @@ def read_description(path: Path) -> dict[str, Any]:
         check_seal(description)
     except FormatError as error:
         raise ArtifactError(f"{file} {error}; copy the artifact anew") from error
-    if description.get("input") != _input_shapes():
+    if description.get("input") != input_shapes():
         raise ArtifactError(f"artifact {path} is for inputs of another shape; fit it again")
     return description
 
@@ -295,7 +297,7 @@ def read_error_correlation(path: Path) -> tuple[float, NoiseCorrelation]:
     description = read_description(path)
     try:
         epistemic_s = float(description["epistemic_correlation_s"])
-        return epistemic_s, _noise_correlation(description["noise_correlation"])
+        return epistemic_s, noise_correlation_from_json(description["noise_correlation"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"artifact {path} does not say how long its errors last") from error
 
@@ -313,7 +315,7 @@ def _assemble(
     return MotionArtifact(
         model=model,
         posterior=posterior,
-        camera=_camera_from_json(description["camera"]),
+        camera=camera_from_json(description["camera"]),
         extrinsics=Extrinsics(
             np.array(extrinsics["T_base_imu"], dtype=np.float64),
             np.array(extrinsics["T_base_camera"], dtype=np.float64),
@@ -321,72 +323,12 @@ def _assemble(
         ),
         time_offset_s=float(description["time_offset_s"]),
         epistemic_correlation_s=float(description["epistemic_correlation_s"]),
-        noise_correlation=_noise_correlation(description["noise_correlation"]),
+        noise_correlation=noise_correlation_from_json(description["noise_correlation"]),
         image_statistics=ImageStatistics(**description["image_statistics"]),
         dt_range_s=(float(low), float(high)),
         metadata=description["metadata"],
-        reliability=_reliability(description.get("reliability")),
-        crossover=_crossover(description.get("crossover_s")),
-    )
-
-
-def _reliability(value: dict[str, Any] | None) -> Reliability | None:
-    """Return what is usual, None where the artifact does not tell (it was not measured)."""
-    if value is None:
-        return None
-    names = {f.name for f in fields(Reliability)}
-    if value.keys() != names:
-        raise ValueError(f"its reliability tells {sorted(value)}, not {sorted(names)}")
-    return Reliability(
-        picture_mean=tuple(float(v) for v in value["picture_mean"]),
-        picture_precision=tuple(
-            tuple(float(v) for v in row) for row in value["picture_precision"]
-        ),
-        still_share=float(value["still_share"]),
-        unseen_share=float(value["unseen_share"]),
-        disagreement_std=tuple(float(v) for v in value["disagreement_std"]),
-        disagreement_response=tuple(float(v) for v in value["disagreement_response"]),
-    )
-
-
-def _crossover(value: list[float | None] | None) -> Crossover:
-    """Return how rotations are fused; the network's alone where the artifact does not tell."""
-    if value is None:
-        return NETWORK_ALONE
-    x, y, z = (math.inf if time_s is None else float(time_s) for time_s in value)
-    return Crossover((x, y, z))
-
-
-def _noise_correlation(value: dict[str, Any]) -> NoiseCorrelation:
-    return NoiseCorrelation(*(tuple(float(v) for v in value[key]) for key in ("time_s", "share")))
-
-
-def _input_shapes() -> dict[str, Any]:
-    return {
-        "view": [VIEW_HEIGHT, VIEW_WIDTH],
-        "view_focal_px": VIEW_FOCAL_PX,
-        "grid": [GRID_HEIGHT, GRID_WIDTH],
-        "imu_bins": IMU_BINS,
-    }
-
-
-def _camera_to_json(camera: CameraModel) -> dict[str, Any]:
-    return {
-        "width": camera.width,
-        "height": camera.height,
-        "K": camera.K.tolist(),
-        "distortion": camera.distortion,
-        "coefficients": np.asarray(camera.coefficients).tolist(),
-    }
-
-
-def _camera_from_json(value: dict[str, Any]) -> CameraModel:
-    return CameraModel(
-        width=int(value["width"]),
-        height=int(value["height"]),
-        K=np.array(value["K"], dtype=np.float64),
-        distortion=value["distortion"],
-        coefficients=np.array(value["coefficients"], dtype=np.float64),
+        reliability=reliability_from_json(description.get("reliability")),
+        crossover=crossover_from_json(description.get("crossover_s")),
     )
 
 
