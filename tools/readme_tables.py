@@ -125,7 +125,7 @@ def reading(r: dict[str, Any]) -> list[str]:
         f"**Reading** (`python benchmarks/reading.py`): decoding and flow run at "
         f"{r['first_pass_frames_per_s']:.0f} frames/s (fastest pass "
         f"{r['first_pass_fastest_frames_per_s']:.0f}) with {r['workers']} workers on {r['cores']} "
-        f"cores, three flows for two images, {r['first_pass_cpu_ms_per_frame']:.1f} ms of CPU per "
+        f"cores, two flows an image, {r['first_pass_cpu_ms_per_frame']:.1f} ms of CPU per "
         f"frame. "
         f"Once they are cached, opening, aligning and cutting {r['frames']} frames into samples "
         f"takes {r['open_align_and_cut_s']:.2f} s.",

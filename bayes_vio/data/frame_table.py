@@ -27,13 +27,12 @@ from bayes_vio.data.rows import RowWriter, read_rows
 from bayes_vio.data.samples import GRID_HEIGHT, GRID_WIDTH, Streams
 from bayes_vio.whole_files import folder_aside
 
-# Besides consecutive images, every second image is paired with one that lies 2 to 5 earlier.
+# Besides consecutive images, each image is paired with one that lies 2 to 5 earlier.
 MAX_STRIDE = 5
-_FURTHER_EVERY = 2
 # Images further apart than this make no sample: too little of the view is left in common.
 MAX_INTERVAL_S = 1.0
 
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 1
 _INTERVAL_TOO_LONG = "samples: images more than 1 s apart"
 
 ProgressCallback = Callable[[int, int], None]
@@ -190,9 +189,9 @@ class _Measurement:
         look = pool.submit(self._look, image)
         self._recent.append(look)
         self._looks.append(look)
-        self._pair(1, pool)
-        if len(self._stamps) % _FURTHER_EVERY == 0:
-            self._pair(int(self._rng.integers(2, MAX_STRIDE + 1)), pool)
+        further = int(self._rng.integers(2, MAX_STRIDE + 1))
+        for stride in (1, further):
+            self._pair(stride, pool)
 
     def _pair(self, stride: int, pool: ThreadPoolExecutor) -> None:
         later = len(self._stamps) - 1
