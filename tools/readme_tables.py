@@ -27,7 +27,7 @@ from posterior_tables import (
     sampling,
     storage,
 )
-from use_tables import planning, regime
+from use_tables import closed_loop, planning, regime
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -183,6 +183,7 @@ TABLES = {
         sparse_dropout,
         odometry,
         planning,
+        closed_loop,
         regime,
         bad_days,
         epistemic,

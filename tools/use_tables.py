@@ -34,6 +34,32 @@ def _collisions(row: dict[str, float]) -> str:
     return f"{share:.2f} % ({most:.1f} %; {row['runs']})"
 
 
+def closed_loop(r: dict[str, Any]) -> list[str]:
+    """Return what became of whole drives, by the covariance that the planner was told."""
+    lines = [
+        "**Closed loop** (`python benchmarks/closed_loop.py`): whole drives past gates, parked "
+        "cars, a dark tunnel and an outage, the estimator's errors sampled or its camera "
+        "rendered; with 95 % intervals.",
+        "",
+        "| errors | told, limit | drives | collided | arrived | median time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for errors in ("sampled", "rendered"):
+        for name, row in r[errors].items():
+            low, high = (100 * share for share in row["collided"]["interval_95"])
+            time_s = row["time_to_goal_median_s"]
+            lines.append(
+                f"| {errors} | {name} | {row['runs']} "
+                f"| {row['collided']['count']} ({low:.1f} to {high:.1f} %) "
+                f"| {row['arrived']['count']} | {_seconds(time_s)} |"
+            )
+    return lines
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} s"
+
+
 def regime(r: dict[str, Any]) -> list[str]:
     """Return accuracy on drives that nothing was fitted on, and what is told of unseen faults."""
     image, motion = r["image"], r["ego_motion"]
