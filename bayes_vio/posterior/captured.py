@@ -67,7 +67,10 @@ class CapturedPredictive:
 
 
 class CudaGraph:
-    """A function of one input on a CUDA device, recorded as a graph."""
+    """A function of one input on a CUDA device, recorded as a graph.
+
+    Raises ValueError where it cannot be: something in it waits for the host.
+    """
 
     def __init__(self, function: Callable[[Any], Any], example: Any):
         self._function = function
@@ -76,8 +79,11 @@ class CudaGraph:
         self._device = next(iter(tensors(example))).device
         with torch.cuda.device(self._device):
             self._warm_up()
-            with torch.cuda.graph(self._graph):
-                self._output = function(self._input.value)
+            try:
+                with torch.cuda.graph(self._graph):
+                    self._output = function(self._input.value)
+            except RuntimeError as error:
+                raise ValueError(f"no CUDA graph can be made of it: {error}") from error
 
     def __call__(self, x: Any) -> Any:
         """Return the function's value in memory of the caller's own, without waiting for it."""
