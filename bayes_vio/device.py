@@ -2,6 +2,9 @@
 
 import torch
 
+# What ``choose_device`` can be asked for.
+DEVICE_PATTERN = r"auto|cpu|cuda(:\d+)?"
+
 
 def choose_device(name: str) -> torch.device:
     """Return the device asked for: "auto" is CUDA where there is one, else the CPU.

@@ -147,10 +147,11 @@ def test_overrides_are_given_only_where_asked_for(estimator):
 @pytest.mark.ros
 def test_every_parameter_that_is_named_is_declared(estimator):
     pytest.importorskip("rcl_interfaces", reason="rclpy is not installed: the extra `ros`")
-    from bayes_vio.ros.parameters import specs
+    from bayes_vio.ros.parameter_table import table_of
+    from bayes_vio.ros.parameters import NodeParameters
 
     overrides = created(estimator, artifact="/a", device="cpu")[-1].kwargs["parameters"][1]
-    assert set(overrides) - {"use_sim_time"} <= set(specs())
+    assert set(overrides) - {"use_sim_time"} <= set(table_of(NodeParameters))
     table = YAML(typ="safe").load((ROOT / "config" / "estimator.yaml").read_text())
     assert list(table) == ["/**/estimator"]
 
@@ -224,10 +225,11 @@ def test_the_cars_filter_is_installed_or_named(car):
 @pytest.mark.ros
 def test_every_parameter_of_the_cars_filter_is_declared(car):
     pytest.importorskip("rcl_interfaces", reason="rclpy is not installed: the extra `ros`")
-    from bayes_vio.ros.ekf_parameters import specs
+    from bayes_vio.ros.ekf_parameters import EkfParameters
+    from bayes_vio.ros.parameter_table import table_of
 
     node = created(car, artifact="/a", use_fixes="true")[1]
-    assert set(node.kwargs["parameters"][1]) - {"use_sim_time"} <= set(specs())
+    assert set(node.kwargs["parameters"][1]) - {"use_sim_time"} <= set(table_of(EkfParameters))
     table = YAML(typ="safe").load((ROOT / "config" / "ekf.yaml").read_text())
     assert list(table) == [f"/**/{node.kwargs['name']}"]
 

@@ -4,40 +4,35 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from bayes_vio.ros.parameter_spec import ParameterSpec
-from bayes_vio.ros.parameters import from_values, specs
+from bayes_vio.ros.parameter_table import of_values, table_of
 
 # Declared by rclpy itself, in every node.
 _FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 
 
-class Declaration:
+KindT = TypeVar("KindT")
+
+
+class Declaration(Generic[KindT]):
     """A node's declared parameters.
 
     The node must have been created with ``automatically_declare_parameters_from_overrides``, so
     that a misspelled name in a file is seen. A value from outside that is refused is replaced by
     the default, and its reason kept in ``refused`` by name until a good value is set.
 
-    known: default and specification of every parameter by name; build: makes what ``read`` returns
-    of a table of their values. Both are the estimator's unless given.
+    kind: the dataclass that ``read`` returns, whose fields are the parameters.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        known: dict[str, tuple[Any, ParameterSpec]] | None = None,
-        build: Callable[[dict[str, Any]], Any] = from_values,
-    ) -> None:
-        self._node = node
-        self._specs = specs() if known is None else known
-        self._build = build
+    def __init__(self, node: Node, kind: type[KindT]) -> None:
+        self._node, self._kind = node, kind
+        self._specs = table_of(kind)
         given = {p.name: p.value for p in node.get_parameters_by_prefix("").values()}
         self.refused = {
             name: "unknown parameter"
@@ -80,15 +75,12 @@ class Declaration:
             self.refused.pop(parameter.name, None)
         return SetParametersResult(successful=True)
 
-    def read(self) -> Any:
+    def read(self) -> KindT:
         """Return the current parameters; ValueError naming every one that was refused."""
-        return self._build(self.values())
-
-    def values(self) -> dict[str, Any]:
-        """Return the current values by name; ValueError naming every parameter refused."""
         if self.refused:
             raise ValueError("; ".join(f"parameter {n}: {r}" for n, r in self.refused.items()))
-        return {name: self._node.get_parameter(name).value for name in self._specs}
+        values = {name: self._node.get_parameter(name).value for name in self._specs}
+        return of_values(self._kind, values)
 
 
 def _widened(value: Any, default: Any, spec: ParameterSpec) -> Any:

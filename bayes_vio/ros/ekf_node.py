@@ -29,7 +29,7 @@ from bayes_vio.filters.measurements import Measurement, Source
 from bayes_vio.ros.declaration import Declaration
 from bayes_vio.ros.diagnostics import counted, diagnostic_array
 from bayes_vio.ros.ekf_inputs import Fixes, TwistPairs, UnusableError
-from bayes_vio.ros.ekf_parameters import EkfParameters, from_values, specs
+from bayes_vio.ros.ekf_parameters import EkfParameters
 from bayes_vio.ros.messages import FrameNames, filtered_odometry, pose_and_right_cov
 from bayes_vio.ros.serving import ignore_interrupts, serve
 from bayes_vio.ros.throttle import ThrottledLog
@@ -54,7 +54,7 @@ class EkfNode(Node):
         super().__init__(
             "ekf", automatically_declare_parameters_from_overrides=True, **node_arguments
         )
-        self.parameters: EkfParameters = Declaration(self, specs(), from_values).read()
+        self.parameters = Declaration(self, EkfParameters).read()
         self._frames = FrameNames(self.parameters.world_frame, self.parameters.base_frame)
         self._filter = _motion_filter(self.parameters)
         self._monitor = InnovationMonitor(self.parameters.nis_window)

@@ -13,7 +13,6 @@ from std_srvs.srv import SetBool, Trigger
 
 from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.ros.configuration import Configured, configure, transform_message
-from bayes_vio.ros.declaration import Declaration
 from bayes_vio.ros.diagnostics import Telemetry, memory_values, predictive_values
 from bayes_vio.ros.lifecycle import Input, ManagedNode
 from bayes_vio.ros.parameters import (
@@ -32,7 +31,7 @@ class EstimatorNode(ManagedNode[Configured, Pipeline]):
     """Publish odometry, twist and increments of base_link, with covariances, from live topics."""
 
     def __init__(self, **node_arguments: Any) -> None:
-        super().__init__("estimator", Declaration, "motion", **node_arguments)
+        super().__init__("estimator", NodeParameters, "motion", **node_arguments)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
 

@@ -71,21 +71,21 @@ class Input:
 class ManagedNode(LifecycleNode, Generic[ConfiguredT, RunningT]):
     """A lifecycle node that says what it makes, what then runs, and what that listens to.
 
-    name: of the node; declaration: makes what declares its parameters, among them ``autostart``;
-    subject: what its diagnostics are named by, behind the node's name.
+    name: of the node; parameters: the dataclass whose fields are its parameters, ``autostart``
+    among them; subject: what its diagnostics are named by, behind the node's name.
     """
 
     def __init__(
         self,
         name: str,
-        declaration: Callable[[LifecycleNode], Declaration],
+        parameters: type,
         subject: str,
         **node_arguments: Any,
     ) -> None:
         super().__init__(
             name, automatically_declare_parameters_from_overrides=True, **node_arguments
         )
-        self._declaration = declaration(self)
+        self._declaration = Declaration(self, parameters)
         self._configured: ConfiguredT | None = None
         self._running: RunningT | None = None
         self._inputs: list[Subscription] = []

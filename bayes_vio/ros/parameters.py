@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from bayes_vio.choices import Predictive
 from bayes_vio.data.messages import DISTORTION_MODELS
+from bayes_vio.device import DEVICE_PATTERN
 from bayes_vio.estimator import EstimatorSettings
-from bayes_vio.ros.parameter_spec import ParameterSpec
-from bayes_vio.ros.parameter_table import about as _about
-from bayes_vio.ros.parameter_table import choice as _choice
-from bayes_vio.ros.parameter_table import own_values, table_of
+from bayes_vio.ros.parameter_table import choice, group, number, parameter
 from bayes_vio.ros.thresholds import THRESHOLDS
 
 # Fields of EstimatorSettings are parameters under this prefix.
@@ -49,232 +47,145 @@ class Reliability(str, Enum):
     RELIABLE = "reliable"
 
 
-def _depth(of: str, minimum: int) -> dict[str, ParameterSpec]:
-    description = f"QoS history depth of {of}"
-    return _about(description, unit="messages", minimum=minimum, maximum=10000)
+def _depth(default: int, of: str, minimum: int) -> Any:
+    return number(default, f"QoS history depth of {of}", "messages", minimum, 10000)
 
 
 @dataclass(frozen=True)
 class NodeParameters:
     """The estimator node's parameters, as checked; read when the node configures."""
 
-    artifact: str = field(
-        default="", metadata=_about("Folder of the fitted artifact; empty: the packaged one")
+    artifact: str = parameter("", "Folder of the fitted artifact; empty: the packaged one")
+    device: str = parameter(
+        "auto",
+        "Where the network runs: auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N",
+        pattern=DEVICE_PATTERN,
     )
-    device: str = field(
-        default="auto",
-        metadata=_about(
-            "Where the network runs: auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N",
-            pattern=r"auto|cpu|cuda(:\d+)?",
-        ),
+    predictive: Predictive = choice(
+        Predictive.AUTO,
+        "Layers whose posterior a prediction uses; auto: all, or what latency_budget_ms "
+        "leaves, found by measuring when the node configures",
     )
-    predictive: Predictive = field(
-        default=Predictive.AUTO,
-        metadata=_choice(
-            "Layers whose posterior a prediction uses; auto: all, or what latency_budget_ms "
-            "leaves, found by measuring when the node configures",
-            *Predictive,
-        ),
+    latency_budget_ms: float = number(
+        0.0,
+        "Time that a prediction of the network may take on this machine; 0: no bound",
+        "ms",
+        0.0,
+        10000.0,
     )
-    latency_budget_ms: float = field(
-        default=0.0,
-        metadata=_about(
-            "Time that a prediction of the network may take on this machine; 0: no bound",
-            unit="ms",
-            minimum=0.0,
-            maximum=10000.0,
-        ),
+    autostart: bool = parameter(
+        True, "Configure and activate when the process starts", read_only=True
     )
-    autostart: bool = field(
-        default=True,
-        metadata=_about("Configure and activate when the process starts", read_only=True),
+    torch_threads: int = number(1, "Threads of PyTorch on the CPU", "threads", 1, 64)
+    image_transport: ImageTransport = choice(
+        ImageTransport.RAW, "raw: sensor_msgs/Image on image; compressed: image/compressed"
     )
-    torch_threads: int = field(
-        default=1,
-        metadata=_about("Threads of PyTorch on the CPU", unit="threads", minimum=1, maximum=64),
+    imu_reliability: Reliability = choice(Reliability.BEST_EFFORT, "QoS reliability of imu")
+    imu_depth: int = _depth(400, "imu; below 200 samples are lost at 400 Hz", minimum=200)
+    image_reliability: Reliability = choice(
+        Reliability.BEST_EFFORT, "QoS reliability of the image"
     )
-    image_transport: ImageTransport = field(
-        default=ImageTransport.RAW,
-        metadata=_choice(
-            "raw: sensor_msgs/Image on image; compressed: image/compressed", *ImageTransport
-        ),
+    image_depth: int = _depth(60, "the image", minimum=1)
+    camera_info_reliability: Reliability = choice(
+        Reliability.BEST_EFFORT, "QoS reliability of camera_info"
     )
-    imu_reliability: Reliability = field(
-        default=Reliability.BEST_EFFORT, metadata=_choice("QoS reliability of imu", *Reliability)
+    camera_info_depth: int = _depth(10, "camera_info", minimum=1)
+    reference_reliability: Reliability = choice(
+        Reliability.BEST_EFFORT, "QoS reliability of reference"
     )
-    imu_depth: int = field(
-        default=400, metadata=_depth("imu; below 200 samples are lost at 400 Hz", minimum=200)
-    )
-    image_reliability: Reliability = field(
-        default=Reliability.BEST_EFFORT,
-        metadata=_choice("QoS reliability of the image", *Reliability),
-    )
-    image_depth: int = field(default=60, metadata=_depth("the image", minimum=1))
-    camera_info_reliability: Reliability = field(
-        default=Reliability.BEST_EFFORT,
-        metadata=_choice("QoS reliability of camera_info", *Reliability),
-    )
-    camera_info_depth: int = field(default=10, metadata=_depth("camera_info", minimum=1))
-    reference_reliability: Reliability = field(
-        default=Reliability.BEST_EFFORT,
-        metadata=_choice("QoS reliability of reference", *Reliability),
-    )
-    reference_depth: int = field(default=100, metadata=_depth("reference", minimum=1))
+    reference_depth: int = _depth(100, "reference", minimum=1)
 
-    odom_frame: str = field(
-        default="odom", metadata=_about("Frame in which the odometry's pose stands")
+    odom_frame: str = parameter("odom", "Frame in which the odometry's pose stands")
+    base_frame: str = parameter("base_link", "Frame that moves; twists are given in it")
+    imu_frame: str = parameter("", "Frame of the IMU; empty: the messages' frame_id")
+    camera_frame: str = parameter("", "Optical frame of the camera; empty: the messages' frame_id")
+    publish_tf: bool = parameter(
+        False, "Publish odom_frame -> base_frame on /tf; needs tf2_ros, and nobody else doing it"
     )
-    base_frame: str = field(
-        default="base_link", metadata=_about("Frame that moves; twists are given in it")
+    twist_stamp: TwistStamp = choice(
+        TwistStamp.MIDDLE,
+        "Stamp of twist: middle of the interval over which it is a mean, or the later image, "
+        "with the possible change of velocity since added to the covariance",
     )
-    imu_frame: str = field(
-        default="", metadata=_about("Frame of the IMU; empty: the messages' frame_id")
+    acceleration_std_m_s2: float = number(
+        2.0,
+        "Standard deviation of the linear acceleration; used where twist_stamp is later",
+        "m/s^2",
+        0.0,
+        100.0,
     )
-    camera_frame: str = field(
-        default="", metadata=_about("Optical frame of the camera; empty: the messages' frame_id")
-    )
-    publish_tf: bool = field(
-        default=False,
-        metadata=_about(
-            "Publish odom_frame -> base_frame on /tf; needs tf2_ros, and nobody else doing it"
-        ),
-    )
-    twist_stamp: TwistStamp = field(
-        default=TwistStamp.MIDDLE,
-        metadata=_choice(
-            "Stamp of twist: middle of the interval over which it is a mean, or the later image, "
-            "with the possible change of velocity since added to the covariance",
-            *TwistStamp,
-        ),
-    )
-    acceleration_std_m_s2: float = field(
-        default=2.0,
-        metadata=_about(
-            "Standard deviation of the linear acceleration; used where twist_stamp is later",
-            unit="m/s^2",
-            minimum=0.0,
-            maximum=100.0,
-        ),
-    )
-    angular_acceleration_std_rad_s2: float = field(
-        default=0.5,
-        metadata=_about(
-            "Standard deviation of the angular acceleration; used where twist_stamp is later",
-            unit="rad/s^2",
-            minimum=0.0,
-            maximum=100.0,
-        ),
+    angular_acceleration_std_rad_s2: float = number(
+        0.5,
+        "Standard deviation of the angular acceleration; used where twist_stamp is later",
+        "rad/s^2",
+        0.0,
+        100.0,
     )
 
-    time_offset_s: float | None = field(
-        default=None,
-        metadata=_about(
-            "An image stamped t matches the IMU sample stamped t + time_offset_s",
-            unit="s",
-            minimum=-0.5,
-            maximum=0.5,
-            nan_means="the artifact's",
-        ),
+    time_offset_s: float | None = number(
+        None,
+        "An image stamped t matches the IMU sample stamped t + time_offset_s",
+        "s",
+        -0.5,
+        0.5,
+        nan_means="the artifact's",
     )
-    camera_source: CalibrationSource = field(
-        default=CalibrationSource.CAMERA_INFO,
-        metadata=_choice(
-            "Where the camera's intrinsics come from",
-            CalibrationSource.CAMERA_INFO,
-            CalibrationSource.ARTIFACT,
-            CalibrationSource.PARAMETERS,
-        ),
+    camera_source: CalibrationSource = choice(
+        CalibrationSource.CAMERA_INFO,
+        "Where the camera's intrinsics come from",
+        CalibrationSource.CAMERA_INFO,
+        CalibrationSource.ARTIFACT,
+        CalibrationSource.PARAMETERS,
     )
-    camera_size: tuple[int, ...] = field(
-        default=(640, 480),
-        metadata=_about("Width and height; used where camera_source is parameters", unit="pixels"),
+    camera_size: tuple[int, ...] = parameter(
+        (640, 480), "Width and height; used where camera_source is parameters", unit="pixels"
     )
-    camera_matrix: tuple[float, ...] = field(
-        default=(370.0, 370.0, 320.0, 240.0),
-        metadata=_about("fx, fy, cx, cy, as camera_size", unit="pixels"),
+    camera_matrix: tuple[float, ...] = parameter(
+        (370.0, 370.0, 320.0, 240.0), "fx, fy, cx, cy, as camera_size", unit="pixels"
     )
-    camera_distortion: str = field(
-        default="plumb_bob",
-        metadata=_about("Distortion model, as camera_size", choices=DISTORTION_MODELS),
+    camera_distortion: str = parameter(
+        "plumb_bob", "Distortion model, as camera_size", choices=DISTORTION_MODELS
     )
-    camera_coefficients: tuple[float, ...] = field(
-        default=(0.0,) * 8,
-        metadata=_about("Distortion coefficients padded with zeros to 8, as camera_size"),
+    camera_coefficients: tuple[float, ...] = parameter(
+        (0.0,) * 8, "Distortion coefficients padded with zeros to 8, as camera_size"
     )
-    extrinsics_source: CalibrationSource = field(
-        default=CalibrationSource.ARTIFACT,
-        metadata=_choice(
-            "Where the sensors' poses on base_frame come from",
-            CalibrationSource.ARTIFACT,
-            CalibrationSource.PARAMETERS,
-            CalibrationSource.TF_STATIC,
-        ),
+    extrinsics_source: CalibrationSource = choice(
+        CalibrationSource.ARTIFACT,
+        "Where the sensors' poses on base_frame come from",
+        CalibrationSource.ARTIFACT,
+        CalibrationSource.PARAMETERS,
+        CalibrationSource.TF_STATIC,
     )
-    base_imu: tuple[float, ...] = field(
-        default=(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
-        metadata=_about(
-            "Pose of the IMU in base_frame, x y z qx qy qz qw; used where extrinsics_source is "
-            "parameters",
-            unit="m",
-        ),
+    base_imu: tuple[float, ...] = parameter(
+        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+        "Pose of the IMU in base_frame, x y z qx qy qz qw; used where extrinsics_source is "
+        "parameters",
+        unit="m",
     )
-    base_camera: tuple[float, ...] = field(
-        default=(0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5),
-        metadata=_about("Pose of the camera's optical frame in base_frame, as base_imu", unit="m"),
+    base_camera: tuple[float, ...] = parameter(
+        (0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5),
+        "Pose of the camera's optical frame in base_frame, as base_imu",
+        unit="m",
     )
-    extrinsics_tolerance_m: float = field(
-        default=0.1,
-        metadata=_about(
-            "Largest distance from the artifact's extrinsics that is accepted",
-            unit="m",
-            minimum=0.0,
-            maximum=10.0,
-        ),
+    extrinsics_tolerance_m: float = number(
+        0.1, "Largest distance from the artifact's extrinsics that is accepted", "m", 0.0, 10.0
     )
-    extrinsics_tolerance_rad: float = field(
-        default=0.05,
-        metadata=_about(
-            "Largest angle from the artifact's extrinsics that is accepted",
-            unit="rad",
-            minimum=0.0,
-            maximum=3.1416,
-        ),
+    extrinsics_tolerance_rad: float = number(
+        0.05, "Largest angle from the artifact's extrinsics that is accepted", "rad", 0.0, 3.1416
     )
-    reference_max_gap_s: float = field(
-        default=0.3,
-        metadata=_about(
-            "Largest gap between reference poses that is interpolated for the online NEES",
-            unit="s",
-            minimum=0.001,
-            maximum=10.0,
-        ),
+    reference_max_gap_s: float = number(
+        0.3,
+        "Largest gap between reference poses that is interpolated for the online NEES",
+        "s",
+        0.001,
+        10.0,
     )
-    consistency_window: int = field(
-        default=300,
-        metadata=_about(
-            "Increments in the online NEES", unit="increments", minimum=10, maximum=100000
-        ),
+    consistency_window: int = number(
+        300, "Increments in the online NEES", "increments", 10, 100000
     )
-    thresholds: EstimatorSettings = field(default_factory=EstimatorSettings)
+    thresholds: EstimatorSettings = group(EstimatorSettings, THRESHOLD_PREFIX, THRESHOLDS)
 
     @property
     def latency_budget_s(self) -> float | None:
         """The latency budget in s; None where there is none."""
         return self.latency_budget_ms / 1e3 or None
-
-
-def specs() -> dict[str, tuple[Any, ParameterSpec]]:
-    """Return every ROS parameter's default and specification, by name."""
-    table = table_of(NodeParameters)
-    settings = EstimatorSettings()
-    return table | {
-        THRESHOLD_PREFIX + name: (getattr(settings, name), spec)
-        for name, spec in THRESHOLDS.items()
-    }
-
-
-def from_values(values: dict[str, Any]) -> NodeParameters:
-    """Return the parameters of a complete table of ROS values, by name."""
-    own = own_values(NodeParameters, values)
-    thresholds = {name: values[THRESHOLD_PREFIX + name] for name in THRESHOLDS}
-    return NodeParameters(**own, thresholds=EstimatorSettings(**thresholds))

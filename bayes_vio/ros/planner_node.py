@@ -13,10 +13,9 @@ from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from bayes_vio.ros.declaration import Declaration
 from bayes_vio.ros.lifecycle import Input, ManagedNode
 from bayes_vio.ros.planner_outputs import PlannerOutputs
-from bayes_vio.ros.planner_parameters import Command, PlannerParameters, planner_specs
+from bayes_vio.ros.planner_parameters import PlannerParameters
 from bayes_vio.ros.planning_loop import PlanningLoop
 from bayes_vio.ros.serving import run
 from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
@@ -63,14 +62,14 @@ class PlannerNode(ManagedNode[ConfiguredPlanner, PlannedDrive]):
     """Publish a plan within the bounds on its risk, and the command of its first step."""
 
     def __init__(self, **node_arguments: Any) -> None:
-        super().__init__("planner", _declaration, "plan", **node_arguments)
+        super().__init__("planner", PlannerParameters, "plan", **node_arguments)
 
     def make(self, parameters: PlannerParameters) -> ConfiguredPlanner:
         """Check the parameters against one another, create the publishers."""
         p = parameters
         torch.set_num_threads(p.torch_threads)
         vehicle = p.planner().vehicle
-        outputs = PlannerOutputs(self, Command(p.command), vehicle, p.odom_frame)
+        outputs = PlannerOutputs(self, p.command, vehicle, p.odom_frame)
         self.get_logger().info(
             f"plans at {p.rate_hz:g} Hz on {p.chosen_device}, collision at most "
             f"{p.collision_max:g}, lane departure at most {p.lane_departure_max:g}"
@@ -91,10 +90,6 @@ class PlannerNode(ManagedNode[ConfiguredPlanner, PlannedDrive]):
         yield Input(PoseStamped, "goal_pose", loop.on_goal, _DEPTH)
         yield Input(Path, "route", loop.on_route, _DEPTH)
         yield Input(DiagnosticArray, "/diagnostics", loop.on_diagnostics, _DEPTH)
-
-
-def _declaration(node: Any) -> Declaration:
-    return Declaration(node, planner_specs(), lambda values: PlannerParameters(**values))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,13 +16,14 @@ from ruamel.yaml import YAML
 
 from bayes_vio.filters.ekf_settings import EkfSettings
 from bayes_vio.models.noise import NoiseCorrelation
-from bayes_vio.ros.ekf_parameters import EkfParameters, from_values, specs
+from bayes_vio.ros.ekf_parameters import EkfParameters
+from bayes_vio.ros.parameter_table import of_values, table_of
 
 CONFIG = Path(__file__).parents[2] / "config" / "ekf.yaml"
 
 
 def test_every_parameter_is_described_and_its_default_is_accepted():
-    for name, (default, spec) in specs().items():
+    for name, (default, spec) in table_of(EkfParameters).items():
         assert len(spec.description) > 10, name
         assert not spec.refusal(default, default), name
         numeric = isinstance(default, float) or type(default) is int
@@ -31,7 +32,7 @@ def test_every_parameter_is_described_and_its_default_is_accepted():
 
 def test_the_configuration_file_holds_and_explains_every_parameter():
     table = YAML(typ="safe").load(CONFIG.read_text())["/**/ekf"]["ros__parameters"]
-    known, lines = specs(), CONFIG.read_text().splitlines()
+    known, lines = table_of(EkfParameters), CONFIG.read_text().splitlines()
     assert set(table) == set(known)
     for name, value in table.items():
         default = known[name][0]
@@ -74,8 +75,8 @@ def test_an_origin_is_given_whole_or_not_at_all():
 
 
 def test_a_table_of_values_needs_every_name():
-    table = {name: default for name, (default, _) in specs().items()}
-    assert from_values(table) == EkfParameters()
+    table = {name: default for name, (default, _) in table_of(EkfParameters).items()}
+    assert of_values(EkfParameters, table) == EkfParameters()
     del table["artifact"]
     with pytest.raises(KeyError):
-        from_values(table)
+        of_values(EkfParameters, table)

@@ -18,13 +18,12 @@ from ruamel.yaml import YAML
 from bayes_vio.choices import Predictive
 from bayes_vio.estimator.tracking import EstimatorSettings
 from bayes_vio.ros.declaration import Declaration
+from bayes_vio.ros.parameter_table import of_values, table_of
 from bayes_vio.ros.parameters import (
     THRESHOLD_PREFIX,
     CalibrationSource,
     ImageTransport,
     NodeParameters,
-    from_values,
-    specs,
 )
 from bayes_vio.ros.thresholds import THRESHOLDS
 
@@ -52,7 +51,7 @@ def declare(monkeypatch):
             ],
         )
         nodes.append(node)
-        return node, Declaration(node)
+        return node, Declaration(node, NodeParameters)
 
     yield declared
     for node in nodes:
@@ -65,7 +64,7 @@ def test_every_threshold_of_the_estimator_is_a_parameter():
 
 
 def test_every_parameter_is_described_and_its_default_is_accepted():
-    for name, (default, spec) in specs().items():
+    for name, (default, spec) in table_of(NodeParameters).items():
         assert len(spec.description) > 10, name
         assert not spec.refusal(default, default), name
         numeric = isinstance(default, float) or type(default) is int
@@ -76,7 +75,7 @@ def test_the_configuration_file_holds_every_parameter_with_its_default():
     table = YAML(typ="safe").load(CONFIG.read_text())["/**/estimator"]["ros__parameters"]
     thresholds = table.pop("estimator")
     given = table | {THRESHOLD_PREFIX + name: value for name, value in thresholds.items()}
-    known = specs()
+    known = table_of(NodeParameters)
     assert set(given) == set(known)
     for name, value in given.items():
         default = known[name][0]
@@ -87,7 +86,7 @@ def test_the_configuration_file_holds_every_parameter_with_its_default():
 
 def test_the_configuration_file_explains_every_parameter():
     lines = CONFIG.read_text().splitlines()
-    for name in specs():
+    for name in table_of(NodeParameters):
         key = name.removeprefix(THRESHOLD_PREFIX)
         rows = [i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:")]
         assert rows, name
@@ -155,7 +154,7 @@ def test_a_bad_override_is_refused_by_name(declare, name, value, reason):
     node, declaration = declare(**{name.replace(".", "__"): value})
     with pytest.raises(ValueError, match=f"parameter {name}: .*{reason}"):
         declaration.read()
-    default, _ = specs().get(name, (None, None))
+    default, _ = table_of(NodeParameters).get(name, (None, None))
     if default is not None:
         good = list(default) if isinstance(default, tuple) else default
         assert node.set_parameters([Parameter(name, value=good)])[0].successful
@@ -182,8 +181,8 @@ def test_an_active_nodes_parameters_are_fixed(declare):
 
 
 def test_a_table_of_values_needs_every_name():
-    table = {name: default for name, (default, _) in specs().items()}
-    assert from_values(table) == NodeParameters()
+    table = {name: default for name, (default, _) in table_of(NodeParameters).items()}
+    assert of_values(NodeParameters, table) == NodeParameters()
     del table["device"]
     with pytest.raises(KeyError):
-        from_values(table)
+        of_values(NodeParameters, table)

@@ -19,8 +19,9 @@ from ruamel.yaml import YAML
 
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.planning import Decision, Planner, PlannerSettings
+from bayes_vio.ros.parameter_table import table_of
 from bayes_vio.ros.planner_messages import belief_of, occupancy_of, path_of, twist_of
-from bayes_vio.ros.planner_parameters import PlannerParameters, planner_specs
+from bayes_vio.ros.planner_parameters import PlannerParameters
 from bayes_vio.ros.planning_loop import PlanningLoop
 from bayes_vio.ros.throttle import ThrottledLog
 from tests.ros.planner_messages_cases import (
@@ -326,7 +327,7 @@ def test_a_plan_becomes_a_path_with_due_times_and_a_command(fed):
 
 def test_every_parameter_is_described_and_stands_in_the_file():
     table = YAML(typ="safe").load(CONFIG.read_text())["/**/planner"]["ros__parameters"]
-    known = planner_specs()
+    known = table_of(PlannerParameters)
     assert set(table) == set(known) == {f.name for f in fields(PlannerParameters)}
     lines = CONFIG.read_text().splitlines()
     for name, (default, spec) in known.items():
