@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 from bayes_vio.doctor_machine import examine_transport
@@ -14,6 +15,8 @@ _INSTALL_ROS = "pip install '.[ros]' (in the checkout), or source a ROS 2 (docs/
 # rclpy's major version tells the distribution: wheels and ROS installations number alike.
 _DISTROS = {3: "humble", 7: "jazzy", 9: "kilted", 10: "lyrical"}
 SUPPORTED_DISTROS = ("humble", "jazzy", "kilted")
+# Nodes that config/sros2/policy.xml speaks of.
+_NODES = ("estimator", "ekf", "planner")
 _MESSAGES = ("sensor_msgs", "nav_msgs", "geometry_msgs", "std_msgs", "std_srvs")
 _MESSAGES += ("diagnostic_msgs", "lifecycle_msgs", "rcl_interfaces", "builtin_interfaces")
 
@@ -40,6 +43,10 @@ def examine_ros() -> Iterator[Finding]:
         "tf2_ros", "tf2_ros", "there", "absent: the node cannot publish TF (publish_tf)"
     )
     yield _optional("tf2_msgs", "tf2_msgs.msg", "there", "absent: the node cannot read /tf_static")
+    yield _optional(
+        "ackermann_msgs", "ackermann_msgs.msg", "there",
+        "absent: the planner commands by cmd_vel alone (command twist)",
+    )  # fmt: skip
 
 
 def _distribution(version: str) -> Finding:
@@ -82,12 +89,23 @@ def _discovery() -> Iterator[Finding]:
         remedy = "unset ROS_AUTOMATIC_DISCOVERY_RANGE ROS_LOCALHOST_ONLY to reach others"
         yield Finding("discovery", Status.NOTE, detail, remedy=remedy)
     if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":
-        keystore = os.environ.get("ROS_SECURITY_KEYSTORE", "")
-        if not os.path.isdir(keystore):
-            yield Finding(
-                "security", Status.MISSING, f"is on, its keystore '{keystore}' is no folder",
-                "run", "set ROS_SECURITY_KEYSTORE (docs/security.md) or ROS_SECURITY_ENABLE=false",
-            )  # fmt: skip
+        yield _security(os.environ.get("ROS_SECURITY_KEYSTORE", ""))
+
+
+def _security(keystore: str) -> Finding:
+    """Say for which nodes a keystore has enclaves; in which namespaces is not looked at."""
+    if not os.path.isdir(keystore):
+        return Finding(
+            "security", Status.MISSING, f"is on, its keystore '{keystore}' is no folder",
+            "run", "set ROS_SECURITY_KEYSTORE (docs/security.md) or ROS_SECURITY_ENABLE=false",
+        )  # fmt: skip
+    enclaves = {path.parent.name for path in Path(keystore, "enclaves").rglob("cert.pem")}
+    absent = [name for name in _NODES if name not in enclaves]
+    if not absent:
+        return Finding("security", Status.GOOD, f"is on, with enclaves for {', '.join(_NODES)}")
+    detail = f"is on, without enclaves named {', '.join(absent)}"
+    remedy = "ros2 security create_enclave, create_permission (docs/security.md)"
+    return Finding("security", Status.NOTE, detail, remedy=remedy)
 
 
 def _optional(subject: str, module: str, good: str, note: str) -> Finding:

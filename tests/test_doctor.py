@@ -257,6 +257,29 @@ def test_discovery_and_security_settings_are_told(monkeypatch):
     assert list(doctor_ros._discovery()) == []
 
 
+def test_nodes_without_an_enclave_in_the_keystore_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    monkeypatch.setenv("ROS_SECURITY_KEYSTORE", str(tmp_path))
+
+    def told() -> tuple[Status, str]:
+        (finding,) = (f for f in doctor_ros._discovery() if f.subject == "security")
+        return finding.status, finding.detail
+
+    for folder in ("estimator", "car/planner"):  # an enclave follows its node's namespace
+        (tmp_path / "enclaves" / folder).mkdir(parents=True)
+        (tmp_path / "enclaves" / folder / "cert.pem").touch()
+    assert told() == (Status.NOTE, "is on, without enclaves named ekf")
+    (tmp_path / "enclaves" / "ekf").mkdir()
+    assert told()[0] is Status.NOTE  # a folder without a certificate is none
+    (tmp_path / "enclaves" / "ekf" / "cert.pem").touch()
+    assert told() == (Status.GOOD, "is on, with enclaves for estimator, ekf, planner")
+
+
+def test_nodes_that_doctor_looks_for_are_those_of_the_policy():
+    policy = (ROOT / "config" / "sros2" / "policy.xml").read_text(encoding="utf-8")
+    assert tuple(re.findall(r'<profile .*node="(\w+)"', policy)) == doctor_ros._NODES
+
+
 def test_every_finding_that_stops_something_says_what_mends_it(monkeypatch):
     without(monkeypatch, "rclpy", "torch", "cv2")
     for finding in doctor.examine():

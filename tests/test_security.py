@@ -4,6 +4,7 @@ import ast
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,69 +88,124 @@ def test_numpy_does_not_unpickle_a_frame_cache(tmp_path: Path) -> None:
 
 
 POLICY = ROOT / "config" / "sros2" / "policy.xml"
-NODE = ROOT / "bayes_vio" / "ros" / "estimator_node.py"
+ROS = ROOT / "bayes_vio" / "ros"
+# Where each node says what it listens to and what it publishes.
+SOURCES = {
+    "estimator": ("estimator_node", "outputs", "lifecycle"),
+    "ekf": ("ekf_node",),
+    "planner": ("planner_node", "planner_outputs", "lifecycle"),
+}
+# What rclpy itself publishes, and tf2_ros where publish_tf is set.
+BY_OTHERS = {
+    "estimator": {"/rosout", "/parameter_events", "~/transition_event", "/tf"},
+    "ekf": {"/rosout", "/parameter_events"},
+    "planner": {"/rosout", "/parameter_events", "~/transition_event"},
+}
 
 
-def permissions(kind: str, action: str) -> set[str]:
-    """Return the names that the estimator's profile may use, as in ("topic", "subscribe")."""
-    profile = ElementTree.parse(POLICY).getroot().find(".//profile[@node='estimator']")
+def permissions(node: str, kind: str, action: str) -> set[str]:
+    """Return the names that a node's profile may use, as in ("topic", "subscribe")."""
+    profile = ElementTree.parse(POLICY).getroot().find(f".//profile[@node='{node}']")
     assert profile is not None
     groups = profile.findall(f"{kind}s[@{action}='ALLOW']")
-    return {(leaf.text or "").strip() for group in groups for leaf in group.findall(kind)}
+    names = [(leaf.text or "").strip() for group in groups for leaf in group.findall(kind)]
+    assert len(names) == len(set(names))
+    return set(names)
+
+
+def source_of(node: str) -> str:
+    return "\n".join((ROS / f"{name}.py").read_text(encoding="utf-8") for name in SOURCES[node])
 
 
 def test_the_policy_denies_nothing_and_allows_by_name() -> None:
     root = ElementTree.parse(POLICY).getroot()
     assert root.get("version") == "0.2.0"
-    assert [e.get("path") for e in root.findall("enclaves/enclave")] == ["/estimator"]
+    for enclave, node in zip(root.findall("enclaves/enclave"), SOURCES, strict=True):
+        assert enclave.get("path") == f"/{node}"
+        assert [p.get("node") for p in enclave.iter("profile")] == [node]
     values = {v for e in root.iter() for k, v in e.items() if k not in ("version", "path")}
     assert "DENY" not in values
-    for kind, actions in (("topic", ("publish", "subscribe")), ("service", ("reply", "request"))):
-        for action in actions:
-            assert not [name for name in permissions(kind, action) if "*" in name]
+    assert not [leaf.text for leaf in root.iter() if "*" in (leaf.text or "")]
 
 
-def test_the_policy_names_every_input_of_the_node() -> None:
+@pytest.mark.parametrize("node", SOURCES)
+def test_the_policy_names_every_input_of_the_node(node: str) -> None:
     """Every topic that the node's source subscribes to, and none besides the clock's."""
-    text = NODE.read_text(encoding="utf-8")
-    inputs = set(re.findall(r'Input\([\w()]+, "([a-z_/]+)"', text))
-    assert {"imu", "camera_info", "reference", "set_pose", "image"} <= inputs
-    assert permissions("topic", "subscribe") == inputs | {"/clock"}
+    calls = r'(?:Input|self\._listen|create_subscription)\(\s*[\w()]+, "([a-z_/]+)"'
+    inputs = set(re.findall(calls, source_of(node)))
+    known = {
+        "estimator": {"imu", "image", "image/compressed", "camera_info", "/tf_static"},
+        "ekf": {"twist", "twist/epistemic", "fix", "fix_odometry", "set_pose"},
+        "planner": {"odometry", "map", "goal_pose", "route", "/diagnostics"},
+    }
+    assert known[node] <= inputs
+    assert permissions(node, "topic", "subscribe") == inputs | {"/clock"}
+
+
+@pytest.mark.parametrize("node", SOURCES)
+def test_the_policy_names_every_output_of_the_node(node: str) -> None:
+    """Every topic that the node's source publishes, and what comes with a ROS node."""
+    calls = r'(?:_publisher\(\s*|topic = )[\w()]+, "([a-z_/]+)"'
+    outputs = set(re.findall(calls, source_of(node)))
+    known = {
+        "estimator": {"odometry", "relative_pose", "twist", "twist/epistemic"},
+        "ekf": {"filtered/odometry"},
+        "planner": {"plan", "cmd_vel", "ackermann_cmd"},
+    }
+    assert outputs == known[node] | {"/diagnostics"}
+    assert permissions(node, "topic", "publish") == outputs | BY_OTHERS[node]
 
 
 @pytest.mark.ros
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what rclpy imports late
+@pytest.mark.parametrize("name", SOURCES)
 def test_the_policy_names_what_a_running_node_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Topics and services of a live, active node are allowed, and services are no more."""
     import rclpy
 
-    from bayes_vio.ros.estimator_node import EstimatorNode
-    from tests.motion_cases import tiny_artifact
-
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "OFF")
-    tiny_artifact().save(tmp_path / "artifact")
-    parameters = ["-p", f"artifact:={tmp_path / 'artifact'}", "-p", "device:=cpu"]
+    kind, given = live_node(name, tmp_path)
+    parameters = [part for p in given for part in ("-p", p)]
     rclpy.init(args=["node", "--ros-args", *parameters])
-    node = EstimatorNode()
+    node = kind()
     try:
-        node.start()
-        name = (node.get_name(), node.get_namespace())
-        services = {n for n, _ in node.get_service_names_and_types_by_node(*name)}
-        published = {n for n, _ in node.get_publisher_names_and_types_by_node(*name)}
-        subscribed = {n for n, _ in node.get_subscriber_names_and_types_by_node(*name)}
+        if name != "ekf":  # which has no transitions
+            node.start()
+        full_name = (node.get_name(), node.get_namespace())
+        services = {n for n, _ in node.get_service_names_and_types_by_node(*full_name)}
+        published = {n for n, _ in node.get_publisher_names_and_types_by_node(*full_name)}
+        subscribed = {n for n, _ in node.get_subscriber_names_and_types_by_node(*full_name)}
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
-    assert {"/odometry", "/twist"} <= published
-    assert {"/imu", "/image"} <= subscribed
-    assert services == absolute(permissions("service", "reply"))
-    assert published <= absolute(permissions("topic", "publish"))
-    assert subscribed <= absolute(permissions("topic", "subscribe"))
+    some = {"estimator": ("/twist", "/imu"), "ekf": ("/filtered/odometry", "/fix")}
+    output, given_input = some.get(name, ("/plan", "/odometry"))
+    assert output in published
+    assert given_input in subscribed
+    assert services == absolute(name, permissions(name, "service", "reply"))
+    assert published <= absolute(name, permissions(name, "topic", "publish"))
+    assert subscribed <= absolute(name, permissions(name, "topic", "subscribe"))
 
 
-def absolute(names: set[str]) -> set[str]:
+def live_node(name: str, folder: Path) -> tuple[Any, list[str]]:
+    """Return a node's class, and parameters under which it has all its inputs."""
+    from bayes_vio.ros.ekf_node import EkfNode
+    from bayes_vio.ros.estimator_node import EstimatorNode
+    from bayes_vio.ros.planner_node import PlannerNode
+    from tests.motion_cases import tiny_artifact
+
+    if name == "planner":
+        return PlannerNode, []
+    tiny_artifact().save(folder / "artifact")
+    artifact = f"artifact:={folder / 'artifact'}"
+    if name == "ekf":
+        return EkfNode, [artifact, "use_fixes:=true"]
+    return EstimatorNode, [artifact, "device:=cpu"]
+
+
+def absolute(node: str, names: set[str]) -> set[str]:
     """Resolve the names of a profile in the root namespace."""
-    full = {name.replace("~", "/estimator") for name in names}
+    full = {name.replace("~", f"/{node}") for name in names}
     return {name if name.startswith("/") else f"/{name}" for name in full}
