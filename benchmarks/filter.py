@@ -30,11 +30,12 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bayes_vio.artifact import MotionArtifact, default_artifact_path
+from bayes_vio.artifact import MotionArtifact, default_artifact_path, read_description
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.data.bags import open_streams
 from bayes_vio.estimator import Estimator
@@ -98,12 +99,15 @@ def middle(T_a: Array, T_b: Array) -> Array:
     return (a @ se3.exp(0.5 * se3.log(se3.inverse(a) @ b))).numpy()
 
 
-def recorded(bag: Path, artifact: MotionArtifact, cache: Path) -> dict[str, Array]:
-    """Return what the estimator says of a bag, and the truth; kept in cache."""
-    file = cache / f"{bag.name}.npz"
+def recorded(bag: Path, artifact: Path, cache: Path) -> dict[str, Array]:
+    """Return what an artifact's estimator says of a bag, and the truth; kept in cache."""
+    seal = read_description(artifact)["seal_sha256"][:12]
+    file = cache / f"{bag.name}-{seal}.npz"
     if not file.exists():
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
         streams = open_streams(bag)
-        run = play(Estimator(artifact), streams)
+        run = play(Estimator(MotionArtifact.load(artifact)), streams)
         cache.mkdir(parents=True, exist_ok=True)
         np.savez(
             file,
@@ -118,7 +122,7 @@ def recorded(bag: Path, artifact: MotionArtifact, cache: Path) -> dict[str, Arra
     return dict(np.load(file))
 
 
-def drive_of(bag: Path, artifact: MotionArtifact, cache: Path, seed: int) -> Drive:
+def drive_of(bag: Path, artifact: Path, cache: Path, seed: int) -> Drive:
     """Return a drive with fixes and a start drawn by a seed."""
     run = recorded(bag, artifact, cache)
     rows = zip(
@@ -310,12 +314,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    artifact = MotionArtifact.load(arguments.artifact)
     bags = [*arguments.tune, *arguments.test]
-    drives = [drive_of(bag, artifact, arguments.work, seed) for seed, bag in enumerate(bags)]
+    pool = ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn"))
+    given = repeat(arguments.artifact), repeat(arguments.work)
+    drives = list(pool.map(drive_of, bags, *given, range(len(bags))))
     tune, test = drives[: len(arguments.tune)], drives[len(arguments.tune) :]
-    compared = treatments(artifact)
-    pool = ProcessPoolExecutor(arguments.jobs, mp_context=get_context("fork"))
+    compared = treatments(MotionArtifact.load(arguments.artifact))
     chosen = {}
     for name, like, scales in (
         ("constant", "white", WHITE_SCALES),
@@ -327,6 +331,7 @@ def main() -> None:
         "measured_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "tuned_on": [drive.name for drive in tune],
         "tested_on": [drive.name for drive in test],
+        "artifact_sha256": read_description(arguments.artifact)["sha256"],
         "path_length_m": float(sum(trajectory.path_length(d.T_true)[-1] for d in test)),
         "outages_s": OUTAGES_S,
         "constant": chosen,

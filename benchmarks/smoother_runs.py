@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -92,9 +91,9 @@ class Judged:
 
 def recorded_run(artifact: Path, bag: Path, work: Path) -> Run:
     """Return what the estimator says of a bag; kept in the work folder."""
-    sha = "".join(sorted(read_description(artifact)["sha256"].values()))
-    key = hashlib.sha256(sha.encode()).hexdigest()[:12]
-    kept = work / "runs" / f"{bag.name}-{key}.npz"
+    # Of the whole description: artifacts of the same weights may fuse them with another gyro.
+    seal = read_description(artifact)["seal_sha256"][:12]
+    kept = work / "runs" / f"{bag.name}-{seal}.npz"
     names = [f.name for f in fields(Run) if f.name not in ("name", "counters", "features")]
     if kept.exists():
         with np.load(kept) as z:
