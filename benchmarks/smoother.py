@@ -55,7 +55,7 @@ TRAIN = ("train_00_0", "train_01_0", "train_02_0", "train_08_0")
 VALIDATION, TEST = ("validation_04", "validation_06"), ("test_05", "test_07")
 REAL_TRAIN, REAL_VALIDATION = ("real_00", "real_02"), ("real_06", "raw_2011_09_26_0005")
 REAL_TEST = ("real_05",)
-SCALES = (1.0, 2.0, 4.0, 8.0)
+SCALES, FIRST_SCALES = (1.0, 2.0, 4.0, 8.0), (2.0, 2.0)
 # Of each training drive, to choose the scales on: one turn of all outages.
 CHOOSING_S = 240.0
 _CHOOSING_EVERY = 20
@@ -134,20 +134,33 @@ class Study:
         return found
 
     def best_scales(self, runs: Sequence[Run], cov: Array) -> tuple[float, float, dict]:
-        """Return the factors of linear and angular sigma with the smallest error, and all."""
-        tried = {
-            (a, b): Treatment(white_errors(), scaled(cov, a, b)) for a in SCALES for b in SCALES
+        """Return the factors of linear and angular sigma with the smallest error, and all tried.
+
+        One factor after the other, until none of both is better alone.
+        """
+        tried: dict[tuple[float, float], float] = {}
+
+        def best(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+            tried.update(self._costs(runs, cov, [pair for pair in pairs if pair not in tried]))
+            return min(pairs, key=tried.__getitem__)
+
+        found, before = FIRST_SCALES, None
+        while found != before:
+            before = found
+            found = best([(linear, found[1]) for linear in SCALES])
+            found = best([(found[0], angular) for angular in SCALES])
+        return *found, {f"{a:g} {b:g}": cost for (a, b), cost in tried.items()}
+
+    def _costs(
+        self, runs: Sequence[Run], cov: Array, pairs: Sequence[tuple[float, float]]
+    ) -> dict[tuple[float, float], float]:
+        """Return the error (m) by factors: geometric mean over outages and ends of the window."""
+        named = {f"{a:g} {b:g}": (a, b) for a, b in pairs}
+        treated = {
+            name: Treatment(white_errors(), scaled(cov, *pair)) for name, pair in named.items()
         }
-        judged = self.judge(
-            runs,
-            {f"{a:g} {b:g}": t for (a, b), t in tried.items()},
-            seeds=1,
-            every=_CHOOSING_EVERY,
-        )
-        cost = {name: float(np.mean(np.log(ates(j)))) for name, j in judged.items()}
-        best = min(cost, key=cost.__getitem__)
-        linear, angular = (float(v) for v in best.split())
-        return linear, angular, {k: float(np.exp(v)) for k, v in cost.items()}
+        judged = self.judge(runs, treated, seeds=1, every=_CHOOSING_EVERY)
+        return {pair: float(np.exp(np.mean(np.log(ates(judged[n]))))) for n, pair in named.items()}
 
 
 def ates(judged: Judged) -> list[float]:
@@ -287,6 +300,7 @@ def compared(
         "data": title,
         "evaluated_on": [run.name for run in evaluated],
         "artifact_sha256": read_description(given.artifact)["sha256"],
+        "artifact_seal_sha256": read_description(given.artifact)["seal_sha256"],
         "errors_that_last": told_model(treated[OURS].errors),
         "treatments": told,
         "lower_by": reductions(told),

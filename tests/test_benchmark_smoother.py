@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from smoother import CONSTANT, OURS, draw, figures, reductions, scaled, second_moment
+from smoother import CONSTANT, OURS, Study, draw, figures, reductions, scaled, second_moment
 from smoother_runs import (
     FIX_LASTING_STD_M,
     FIX_STD_M,
@@ -97,3 +97,18 @@ def test_verdicts_and_picture(tmp_path):
     json.dumps(told, allow_nan=False)
     draw(tmp_path / "smoother.png", {CONSTANT: judged(5, 1), OURS: judged(3.9, 1)}, "made up")
     assert (tmp_path / "smoother.png").stat().st_size > 10_000
+
+
+def test_scales_are_searched_until_neither_is_better_alone(monkeypatch):
+    study = Study(None, 1)  # pyright: ignore[reportArgumentType]
+    asked: list[tuple[float, float]] = []
+
+    def costs(runs, cov, pairs):
+        asked.extend(pairs)
+        return {(a, b): np.log(a / 4) ** 2 + 0.4 * np.log(b / a) ** 2 for a, b in pairs}
+
+    monkeypatch.setattr(study, "_costs", costs)
+    linear, angular, tried = study.best_scales([], np.eye(6))
+    assert (linear, angular) == (4, 4)
+    assert min(tried, key=tried.__getitem__) == "4 4"
+    assert len(asked) == len(set(asked)) == len(tried) < 16
