@@ -76,7 +76,17 @@ def run(make_node: Callable[[], StartableNode], argv: Sequence[str] | None) -> i
         finally:
             ignore_interrupts()
             node.destroy_node()
-    rclpy.try_shutdown()
-    # Shutting down has put back the handler that was there before rclpy's.
-    ignore_interrupts()
+    while not _has_ended():
+        pass
     return 0
+
+
+def _has_ended() -> bool:
+    """Shut ROS down; return whether no interrupt came between."""
+    try:
+        rclpy.try_shutdown()
+        # Shutting down has put back the handler that was there before rclpy's.
+        ignore_interrupts()
+    except KeyboardInterrupt:
+        return False
+    return True
