@@ -17,7 +17,9 @@ from types import FrameType
 
 INTERRUPTED = 130  # what a shell says of a process that SIGINT ended
 # Functions of these modules import what a command needs, before there is anything to clean up.
-_MODULES = tuple(str(Path(__file__).with_name(name)) for name in ("entry.py", "cli.py"))
+_MODULES = tuple(
+    str(Path(__file__).with_name(name)) for name in ("entry.py", "cli.py", "cli_bags.py")
+)
 _IMPORT_SYSTEM = "<frozen importlib"
 
 
