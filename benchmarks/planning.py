@@ -42,26 +42,6 @@ SAMPLES, PATH_SAMPLES, CONFIRMING = 20_000, 4_000, 400_000
 JUDGED = (1e-3, 0.3)
 
 
-def random_cov(generator: np.random.Generator) -> Array:
-    """Return a covariance [3, 3] of (x, y, yaw): any ellipse, drift with a lever arm."""
-    std = np.exp(generator.uniform(np.log([0.03, 0.03, 0.002]), np.log([0.8, 0.8, 0.1])))
-    angle = generator.uniform(-np.pi, np.pi)
-    c, s = np.cos(angle), np.sin(angle)
-    lever = generator.normal(size=2) * generator.choice([0.0, 3.0, 15.0])
-    A = np.array([[c, -s, lever[0]], [s, c, lever[1]], [0, 0, 1]])
-    return A @ np.diag(std**2) @ A.T
-
-
-def random_obstacle(generator: np.random.Generator) -> Array:
-    """Return a wall, a box or a post within 8 m of the car, half of them parallel to it."""
-    kind = generator.integers(3)
-    low, high = ((5.0, 0.2), (30.0, 1.0)) if kind == 0 else ((0.3, 0.3), (5.0, 5.0))
-    size = np.array([0.3, 0.3]) if kind == 2 else generator.uniform(low, high)
-    yaw = generator.choice([0.0, generator.uniform(-np.pi, np.pi)])
-    bearing, way = generator.uniform(-np.pi, np.pi), generator.uniform(1, 8)
-    return scenes.box(1.35 + way * np.cos(bearing), way * np.sin(bearing), size[0], size[1], yaw)
-
-
 def judged(cases: list[tuple[float, float, bool]]) -> dict[str, Any]:
     """Return how bounds compare with shares: cases of (bound, share, undercut beyond noise)."""
     bound, share, below = np.array(cases).T
@@ -82,8 +62,8 @@ def poses_bounded(generator: np.random.Generator, n: int) -> dict[str, Any]:
     """Return the tightness at single poses beside one obstacle."""
     cases = []
     while len(cases) < n:
-        cov = torch.from_numpy(random_cov(generator))
-        obstacles = Obstacles.of([random_obstacle(generator)])
+        cov = torch.from_numpy(scenes.random_cov(generator))
+        obstacles = Obstacles.of([scenes.random_obstacle(generator)])
         stations = Stations.alone(torch.zeros(1, 3, dtype=torch.float64), cov[None])
         bound = collision_bound(stations, VEHICLE, obstacles).item()
         if not 5e-4 < bound < 0.95:
@@ -113,7 +93,7 @@ def paths_bounded(generator: np.random.Generator, n: int) -> dict[str, Any]:
         moment = scenes.moment_of(drives, 6.0, generator)
         rolled = roll_out(scenes.belief_at(moment, speed, Growth()), poses, 0.15, Growth())
         places = poses[0, generator.integers(41, size=3), :2].numpy() - [1.35, 0]
-        obstacles = Obstacles.of([random_obstacle(generator) + p for p in places])
+        obstacles = Obstacles.of([scenes.random_obstacle(generator) + p for p in places])
         bound = collision_bound(
             stations_of(rolled, station_indices(poses, PlannerSettings().spacing_m)),
             VEHICLE,

@@ -1,4 +1,4 @@
-"""Random streets and beliefs for benchmarks/planning.py, and what really happens on a plan."""
+"""Random streets, obstacles and beliefs to plan on, and what really happens on a plan."""
 
 from __future__ import annotations
 
@@ -134,12 +134,12 @@ def _carried(poses: Array, dt_s: float, twist_error: Array, error: Array) -> NDA
 def street(generator: np.random.Generator) -> tuple[World, Route, float]:
     """Return a street with parked cars and posts, the route along it and a speed (m/s)."""
     half_width = generator.uniform(3.0, 7.0)
-    polygons = [box(60, s * (half_width + 0.5), 200, 1, 0.0) for s in (-1, 1)]
+    polygons = [box(60, s * (half_width + 0.5), 200, 1) for s in (-1, 1)]
     for _ in range(generator.integers(1, 5)):
         x, side = generator.uniform(10, 50), generator.choice([-1, 1])
         length, width = (0.3, 0.3) if generator.random() < 0.3 else (4.5, 1.9)
         into = generator.uniform(0.0, half_width - 2.0)
-        polygons.append(box(x, side * (half_width - into / 2), length, min(width, into + 0.2), 0))
+        polygons.append(box(x, side * (half_width - into / 2), length, min(width, into + 0.2)))
     bend = generator.uniform(-0.5, 0.5)
     way = np.linspace(-5, 120, 100)
     return (
@@ -149,11 +149,32 @@ def street(generator: np.random.Generator) -> tuple[World, Route, float]:
     )
 
 
-def box(x: float, y: float, length: float, width: float, yaw: float) -> Array:
+def box(x: float, y: float, length: float, width: float, yaw: float = 0.0) -> Array:
     """Return a rectangle [4, 2] about (x, y), counter-clockwise."""
     c, s = np.cos(yaw), np.sin(yaw)
     corners = 0.5 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [length, width]
     return corners @ np.array([[c, s], [-s, c]]) + [x, y]
+
+
+def random_cov(generator: np.random.Generator) -> Array:
+    """Return a covariance [3, 3] of (x, y, yaw) as odometry has it: drift with a lever arm."""
+    std = np.exp(generator.uniform(np.log([0.03, 0.03, 0.002]), np.log([0.8, 0.8, 0.1])))
+    angle = generator.uniform(-np.pi, np.pi)
+    c, s = np.cos(angle), np.sin(angle)
+    lever = generator.normal(size=2) * generator.choice([0.0, 3.0, 15.0])
+    A = np.array([[c, -s, lever[0]], [s, c, lever[1]], [0, 0, 1]])
+    return A @ np.diag(std**2) @ A.T
+
+
+def random_obstacle(generator: np.random.Generator) -> Array:
+    """Return a wall, a box or a post within 8 m of the car, half of them parallel to it."""
+    kind = generator.integers(3)
+    low, high = ((5.0, 0.2), (30.0, 1.0)) if kind == 0 else ((0.3, 0.3), (5.0, 5.0))
+    size = np.array([0.3, 0.3]) if kind == 2 else generator.uniform(low, high)
+    yaw = generator.choice([0.0, generator.uniform(-np.pi, np.pi)])
+    bearing, way = generator.uniform(-np.pi, np.pi), generator.uniform(1, 8)
+    x, y = 1.35 + way * np.cos(bearing), way * np.sin(bearing)
+    return box(x, y, size[0], size[1], yaw)
 
 
 def collides(motion: torch.Tensor, vehicle: Vehicle, world: World) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from planning_scenes import box
 
 from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.planning import Belief, Plan, World
@@ -39,39 +40,10 @@ def one_step_on(plan: Plan, scale: float) -> Belief:
     return replace(moved, steering_rad=float(plan.steering[0]))
 
 
-def box(x: float, y: float, length: float, width: float, yaw: float = 0.0) -> Array:
-    """Return a rectangle [4, 2] about (x, y), counter-clockwise."""
-    c, s = np.cos(yaw), np.sin(yaw)
-    corners = 0.5 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [length, width]
-    return corners @ np.array([[c, s], [-s, c]]) + [x, y]
-
-
 def street(*obstacles: Array, half_width: float = 4.0) -> World:
     """Return a straight street along x between two walls, with obstacles."""
     walls = [box(50, side * (half_width + 0.5), 200, 1) for side in (-1, 1)]
     return World.of_polygons([*walls, *obstacles])
-
-
-def random_cov(generator: np.random.Generator) -> Array:
-    """Return a covariance [3, 3] of (x, y, yaw) as odometry has it: drift with a lever arm."""
-    low, high = np.log([0.03, 0.03, 0.002]), np.log([0.8, 0.8, 0.1])
-    std = np.exp(generator.uniform(low, high))
-    angle = generator.uniform(-np.pi, np.pi)
-    c, s = np.cos(angle), np.sin(angle)
-    lever = generator.normal(size=2) * generator.choice([0.0, 3.0, 15.0])
-    A = np.array([[c, -s, lever[0]], [s, c, lever[1]], [0, 0, 1]])
-    return A @ np.diag(std**2) @ A.T
-
-
-def random_polygon(generator: np.random.Generator) -> Array:
-    """Return a wall, a box, a post or a rotated one of them, within 8 m of the car."""
-    kind = generator.integers(3)
-    low, high = ((5.0, 0.2), (30.0, 1.0)) if kind == 0 else ((0.3, 0.3), (5.0, 5.0))
-    size = np.array([0.3, 0.3]) if kind == 2 else generator.uniform(low, high)
-    yaw = generator.choice([0.0, generator.uniform(-np.pi, np.pi)])
-    bearing, way = generator.uniform(-np.pi, np.pi), generator.uniform(1, 8)
-    x, y = 1.35 + way * np.cos(bearing), way * np.sin(bearing)
-    return box(x, y, size[0], size[1], yaw)
 
 
 def sampled(cov: Array, n: int, seed: int = 0) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from planning_scenes import box
 
 from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.planning import (
@@ -14,7 +15,7 @@ from bayes_vio.planning import (
     Vehicle,
     World,
 )
-from tests.planning_cases import belief, box, one_step_on, street
+from tests.planning_cases import belief, one_step_on, street
 
 ROUTE = Route.along(np.array([[0.0, 0.0], [120.0, 0.0]]))
 PLANNER = Planner(settings=PlannerSettings(samples=200))

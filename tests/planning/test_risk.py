@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from planning_scenes import box, random_cov, random_obstacle
 from scipy.stats import norm
 
 from bayes_vio.planning import Belief, Growth, Vehicle
@@ -15,14 +16,7 @@ from bayes_vio.planning.risk import (
     station_indices,
     stations_of,
 )
-from tests.planning_cases import (
-    belief,
-    box,
-    diagonal,
-    random_cov,
-    random_polygon,
-    sampled,
-)
+from tests.planning_cases import belief, diagonal, sampled
 
 VEHICLE = Vehicle()
 N = 20_000
@@ -63,7 +57,7 @@ def test_the_bound_holds_and_is_tight_on_random_cases(seed):
     g = np.random.default_rng(seed)
     ratios = []
     while len(ratios) < 25:
-        cov, polygon = random_cov(g), random_polygon(g)
+        cov, polygon = random_cov(g), random_obstacle(g)
         bound = bound_at(cov, polygon)
         if not 1e-3 < bound < 0.9:
             continue
@@ -99,7 +93,7 @@ def test_a_path_past_obstacles_is_bounded():
         poses = path(g.uniform(3, 10), g.choice([-1, 1]) * g.uniform(0.001, 0.05))
         rolled = roll_out(belief(scale=g.uniform(0.5, 3)), poses, 0.1, Growth())
         place = poses[0, g.integers(41), :2].numpy() - [1.35, 0]
-        obstacles = Obstacles.of([random_polygon(g) + place for _ in range(2)])
+        obstacles = Obstacles.of([random_obstacle(g) + place for _ in range(2)])
         stations = stations_of(rolled, station_indices(poses, 1.5))
         bound = collision_bound(stations, VEHICLE, obstacles).item()
         if not 5e-3 < bound < 0.7:

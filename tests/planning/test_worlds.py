@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planning_scenes import box, random_obstacle
 
 from bayes_vio.planning import Occupancy, Route, Vehicle, World
 from bayes_vio.planning.lane import lane_borders
 from bayes_vio.planning.monte_carlo import overlaps, touches
 from bayes_vio.planning.obstacles import Obstacles, strips
 from bayes_vio.planning.occupancy import _simplified
-from tests.planning_cases import box, random_polygon
 
 VEHICLE = Vehicle()
 
@@ -115,7 +115,7 @@ def test_overlaps_are_those_of_points():
     gx, gy = np.meshgrid(share, share)
     decided = 0
     for _ in range(150):
-        polygon = random_polygon(generator)
+        polygon = random_obstacle(generator)
         pose = np.r_[generator.normal(size=2), generator.uniform(-3, 3)]
         ours = overlaps(torch.from_numpy(pose)[None], VEHICLE, Obstacles.of([polygon])).item()
         points = polygon[0] + gx.ravel()[:, None] * (polygon[1] - polygon[0])
@@ -134,7 +134,7 @@ def test_overlaps_are_those_of_points():
 
 def test_many_obstacles_are_touched_as_each_alone():
     generator = np.random.default_rng(1)
-    polygons = [random_polygon(generator) for _ in range(6)]
+    polygons = [random_obstacle(generator) for _ in range(6)]
     poses = torch.from_numpy(generator.normal(size=(5, 40, 3)) * [4, 4, 2])
     alone = [touches(poses, VEHICLE, Obstacles.of([p])) for p in polygons]
     together = touches(poses, VEHICLE, Obstacles.of(polygons))
@@ -170,7 +170,7 @@ def test_overlaps_are_those_of_commonroads_drivability_checker():
     middle = 0.5 * (VEHICLE.front_m - VEHICLE.rear_m)
     half_length = 0.5 * (VEHICLE.front_m + VEHICLE.rear_m)
     for _ in range(1000):
-        polygon, yaw = random_polygon(generator), generator.uniform(-3, 3)
+        polygon, yaw = random_obstacle(generator), generator.uniform(-3, 3)
         x, y = generator.normal(size=2)
         car = checker.RectOBB(
             half_length, VEHICLE.half_width_m, yaw,

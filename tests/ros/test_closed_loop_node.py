@@ -14,6 +14,7 @@ import cv2
 import torch
 from geometry_msgs.msg import PoseWithCovarianceStamped, Twist
 from nav_msgs.msg import OccupancyGrid, Path
+from planning_scenes import box
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, Imu
 
@@ -25,7 +26,6 @@ from bayes_vio.planning.monte_carlo import touches
 from bayes_vio.planning.rendered import RenderedSensors
 from bayes_vio.planning.sampled import planar_matrix
 from bayes_vio.ros.messages import pose_with_covariance, time_of
-from tests.planning_cases import box
 from tests.ros.live import Client, EstimatorProcess, wait_until
 from tests.ros.planner_messages_cases import route_message
 from tests.ros.test_planner_node import PlannerProcess
