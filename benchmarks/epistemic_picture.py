@@ -13,11 +13,13 @@ from bayes_vio.conventions import AXES, AXIS_UNITS
 
 def draw(path: Path, figures: dict) -> None:
     """Write a PNG of what ``epistemic`` has measured so far."""
-    domains = figures.get("domains", {})
-    figure = Figure(figsize=(7 * (1 + len(domains)), 5.5), layout="constrained")
-    axes = figure.subplots(1, 1 + len(domains), squeeze=False)[0]
-    _against_data(axes[0], figures.get("against_data", []))
-    for place, (label, found) in zip(axes[1:], domains.items(), strict=True):
+    rows, domains = figures.get("against_data", []), figures.get("domains", {})
+    panels = bool(rows) + len(domains)
+    figure = Figure(figsize=(7 * panels, 5.5), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    if rows:
+        _against_data(axes[0], rows)
+    for place, (label, found) in zip(axes[bool(rows) :], domains.items(), strict=True):
         _against_domain(place, label, found)
     figure.savefig(path, dpi=100)
 
@@ -40,6 +42,7 @@ def _against_domain(axes: Axes, label: str, found: dict) -> None:
         shares = [f"{found[way][name]['auroc']['ratio to noise']:.2f}" for name in names]
         axes.bar_label(bars, shares, fontsize=8)
     axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_yscale("log")
     axes.set_xticks(place, names, rotation=25, ha="right")
     axes.set_ylabel("epistemic over noise, times the known recordings'")
     axes.set_title(f"{label} (numbers: AUROC against known recordings)")
