@@ -232,12 +232,11 @@ def told_model(model: ErrorModel) -> dict:
     }
 
 
-def draw(path: Path, judged: Mapping[str, Judged], title: str) -> None:
-    """Write a PNG: errors and coverage by length of outage, for every treatment."""
+def draw(path: Path, told: Mapping[str, dict], title: str) -> None:
+    """Write a PNG of every treatment's ``figures``: errors and coverage by length of outage."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     figure.suptitle(f"Fixed-lag smoothing through GPS outages ({title})")
     axes = figure.subplots(2, 2, sharex=True)
-    told = {name: figures(j) for name, j in judged.items()}
     for column, end in enumerate(ENDS):
         for n, (name, by_length) in enumerate(told.items()):
             place = np.arange(len(by_length)) + 0.2 * (n - 1.5)
@@ -251,7 +250,7 @@ def draw(path: Path, judged: Mapping[str, Judged], title: str) -> None:
         axes[1, column].set_xlabel("outage")
     axes[0, 0].set_ylabel("position error in outages, RMSE (m)")
     axes[1, 0].set_ylabel("in the 95 % region (%)")
-    axes[0, 0].legend()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=110)
 
 
@@ -271,13 +270,13 @@ def main() -> None:
             write(arguments.out, known)
         scales = known["chosen"]["linear"], known["chosen"]["angular"]
         title = f"semi-synthetic, {', '.join(names)}"
-        known[split], judged = compared(study, given, (TRAIN, VALIDATION, names), scales, title)
+        known[split] = compared(study, given, (TRAIN, VALIDATION, names), scales, title)
         write(arguments.out, known)
-        draw(arguments.out.with_suffix(".png"), judged, title)
+        draw(arguments.out.with_suffix(".png"), known[split]["treatments"], title)
         if arguments.real:
             real = Given(pool, arguments.real[1], arguments.real[0], arguments.work)
             drives = (REAL_TRAIN, REAL_VALIDATION, REAL_TEST if arguments.test else REAL_TRAIN)
-            known[f"real {split}"], _ = compared(study, real, drives, scales, "as filmed")
+            known[f"real {split}"] = compared(study, real, drives, scales, "as filmed")
             write(arguments.out, known)
     print(json.dumps({k: v["lower_by"] for k, v in known.items() if "lower_by" in v}, indent=1))
 
@@ -288,8 +287,8 @@ def compared(
     names: tuple[Sequence[str], Sequence[str], Sequence[str]],
     scales: tuple[float, float],
     title: str,
-) -> tuple[dict, dict[str, Judged]]:
-    """Return figures and judgements of drives, given those of training and of validation too."""
+) -> dict:
+    """Return figures of drives, given those of training and of validation too."""
     train, validation, evaluated = (given.runs(part) for part in names)
     best = scaled(second_moment(train), *scales)
     treated = treatments(given.artifact, train, validation, best)
@@ -304,7 +303,7 @@ def compared(
         "errors_that_last": told_model(treated[OURS].errors),
         "treatments": told,
         "lower_by": reductions(told),
-    }, judged
+    }
 
 
 def write(path: Path, told: dict) -> None:

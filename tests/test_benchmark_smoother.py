@@ -95,7 +95,7 @@ def test_verdicts_and_picture(tmp_path):
     told[OURS] = figures(judged(4.1, 50.0))
     assert not any(reductions(told)["met"].values())
     json.dumps(told, allow_nan=False)
-    draw(tmp_path / "smoother.png", {CONSTANT: judged(5, 1), OURS: judged(3.9, 1)}, "made up")
+    draw(tmp_path / "smoother.png", told, "made up")
     assert (tmp_path / "smoother.png").stat().st_size > 10_000
 
 
