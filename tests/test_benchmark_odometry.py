@@ -14,7 +14,7 @@ from odometry_weights import mixture
 from torch import Tensor
 
 from bayes_vio.data.bags import open_streams
-from bayes_vio.models.complementary import Crossover
+from bayes_vio.models.complementary import Crossover, SlowContradiction
 from bayes_vio.models.noise import WHITE_NOISE
 from bayes_vio.posterior.sketch import FeatureSketch
 from bayes_vio.simulation import CameraSettings, SimulationSettings, simulate
@@ -41,7 +41,9 @@ def artifact(request):
 
 @pytest.fixture(scope="module")
 def heard(artifact, streams):
-    return hear(artifact, streams, Sensors.BOTH)
+    with pytest.MonkeyPatch.context() as patch:  # an untrained network contradicts every gyro
+        patch.setattr(SlowContradiction, "add", lambda *_: np.zeros(3))
+        return hear(artifact, streams, Sensors.BOTH)
 
 
 def test_every_question_is_heard(heard):

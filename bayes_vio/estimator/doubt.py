@@ -37,6 +37,13 @@ class Doubt:
     rotation_cov: Array = field(default_factory=lambda: np.zeros((3, 3)))
     causes: tuple[Cause, ...] = ()
 
+    def widened(self, rotation_var: Array) -> Doubt:
+        """Return the doubt with another contradiction about rotation [3] (rad^2) added."""
+        if not rotation_var.any():
+            return self
+        causes = tuple(dict.fromkeys((*self.causes, Cause.SENSORS_DISAGREE)))
+        return Doubt(self.share, self.rotation_cov + np.diag(rotation_var), causes)
+
     def added_cov(self, cov: Array) -> Array:
         """Return what to add to a covariance [6, 6]: positive semi-definite.
 

@@ -19,7 +19,7 @@ from bayes_vio.estimator.standstill import StandstillSettings, standing_twist_co
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 from bayes_vio.filters.covariance import CovarianceError, bounded, check_spd
 from bayes_vio.geometry import se3
-from bayes_vio.models.complementary import ComplementaryFilter, Fused
+from bayes_vio.models.complementary import ComplementaryFilter, Fused, SlowContradiction
 from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
 from bayes_vio.posterior.sketch import FeatureSketch
 from bayes_vio.posterior.tape import Tape
@@ -101,6 +101,7 @@ class IncrementPredictor:
         self._moved = Tape(lambda xi: (se3.exp(xi), se3.right_jacobian(xi)), example)
         self._standstill = StandstillSettings()
         self._complementary = ComplementaryFilter(artifact.crossover)
+        self._contradiction = SlowContradiction(artifact.crossover)
         self._doubter: Doubter | None = None
         if artifact.reliability is not None:
             self._doubter = Doubter(artifact.reliability, artifact.model, view_valid, settings)
@@ -112,6 +113,7 @@ class IncrementPredictor:
         self._coasting = Coasting.unknown(self._settings)
         self._coasted_s = 0.0
         self._complementary.reset()
+        self._contradiction.reset()
         if self._doubter is not None:
             self._doubter.reset()
 
@@ -194,6 +196,7 @@ class IncrementPredictor:
         epistemic_cov = check_spd(epistemic_cov + floor, "the model's epistemic covariance")
         noise_cov = check_spd(noise_cov, "the model's noise covariance")
         doubt = Doubt() if self._doubter is None else self._doubter.judge(interval, x)
+        doubt = doubt.widened(self._contradicted(interval, mean, noise_cov))
         added = doubt.added_cov(epistemic_cov + noise_cov)
         return _Prediction(
             fused.mean,
@@ -204,10 +207,17 @@ class IncrementPredictor:
 
     def _fused(self, interval: Interval, mean: Array, features: Array | None) -> Fused:
         """Return the prediction with the gyro's slow rotation, where there are both sensors."""
-        if interval.flow is None or not interval.imu_valid.all():
+        if not _has_both_sensors(interval):
             return Fused(mean, features, np.ones(6))
-        gyro_rate = interval.imu[:, ANGULAR_RATE].mean(0).astype(np.float64)
-        return self._complementary.add(mean, gyro_rate, interval.dt_s, features)
+        return self._complementary.add(mean, _gyro_rate(interval), interval.dt_s, features)
+
+    def _contradicted(self, interval: Interval, mean: Array, noise_cov: Array) -> Array:
+        """Return the variance [3] (rad^2) of what network and gyro contradict each other by."""
+        if not _has_both_sensors(interval):
+            return np.zeros(3)
+        difference = mean[ANGULAR] - _gyro_rate(interval) * interval.dt_s
+        noise_var = noise_cov.diagonal()[ANGULAR]
+        return self._contradiction.add(difference, noise_var, interval.dt_s)
 
     def _measured(
         self, interval: Interval, p: _Prediction, inflation: float, causes: tuple[Cause, ...]
@@ -262,3 +272,12 @@ class IncrementPredictor:
         floor = self._settings.floor_std**2 * np.eye(6)
         noise_cov = bounded(cov + floor, self._std_bound)
         return Increment(T_earlier_later, floor, noise_cov, True, causes)
+
+
+def _has_both_sensors(interval: Interval) -> bool:
+    return interval.flow is not None and bool(interval.imu_valid.all())
+
+
+def _gyro_rate(interval: Interval) -> Array:
+    """Return the gyro's mean rate [3] (rad/s, base axes)."""
+    return interval.imu[:, ANGULAR_RATE].mean(0).astype(np.float64)

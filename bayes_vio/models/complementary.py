@@ -43,6 +43,9 @@ class Crossover:
 
 
 NETWORK_ALONE = Crossover()
+# Averages of w - g over so long tell a gyro's bias (s); what they usually are, from world to world
+# (rad/s); and how many standard deviations are usual.
+_MEMORY_S, _USUAL_RATE, _USUAL_DEVIATIONS = 10.0, 5e-4, 3.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,37 @@ class Fused:
     mean: Array
     features: Array | None
     epistemic_factor: Array
+
+
+class SlowContradiction:
+    """What network and gyro contradict each other by for seconds on end (E-M3).
+
+    The network sees about x and y, and hardly about z, that a gyro has a bias that it had not in
+    the fit. E-M2 takes the gyro's word, so the covariance must tell.
+    """
+
+    def __init__(self, crossover: Crossover) -> None:
+        self._trusts_gyro = np.isfinite(crossover.time_s)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the contradiction."""
+        self._sum, self._weight = np.zeros(3), 0.0
+
+    def add(self, difference: Array, noise_var: Array, dt_s: float) -> Array:
+        """Return the variance [3] (rad^2) that an interval's rotation has beyond the usual.
+
+        difference [3]: the network's rotation less the gyro's (rad); noise_var [3]: the network's
+        own (rad^2). The average over the last seconds is held against its own noise.
+        """
+        kept = np.exp(-dt_s / _MEMORY_S)
+        self._sum = kept * self._sum + (1 - kept) * difference / dt_s
+        self._weight = kept * self._weight + (1 - kept)
+        average, elapsed_s = self._sum / self._weight, -_MEMORY_S * np.log1p(-self._weight)
+        averaged = dt_s / min(2 * _MEMORY_S, elapsed_s)
+        usual_var = _USUAL_RATE**2 + averaged * noise_var / dt_s**2
+        beyond = np.maximum(average**2 - _USUAL_DEVIATIONS**2 * usual_var, 0.0)
+        return self._trusts_gyro * beyond * dt_s**2
 
 
 class ComplementaryFilter:

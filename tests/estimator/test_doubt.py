@@ -12,6 +12,7 @@ from torch import nn
 from bayes_vio.data.frames import to_grid
 from bayes_vio.estimator import Estimator, TrackingState
 from bayes_vio.estimator.doubt import Doubt
+from bayes_vio.estimator.tracking import Cause
 from bayes_vio.models.agreement import camera_rotation
 from bayes_vio.models.reliability import Reliability, fit_picture, picture_statistics
 from tests.estimator_cases import (
@@ -156,3 +157,15 @@ def test_the_cameras_rotation_comes_with_the_covariance_of_the_networks_cholesky
     rotation, cov = camera_rotation(lambda x: (torch.ones(len(x), 6), L.expand(3, 6, 6)), x)
     np.testing.assert_array_equal(rotation, np.ones((3, 3)))
     np.testing.assert_allclose(cov[0], (L @ L.T)[3:, 3:].numpy(), rtol=1e-6)
+
+
+def test_a_contradiction_that_lasts_widens_and_is_told() -> None:
+    cov = np.diag([1e-4, 1e-6, 1e-6, 1e-7, 1e-7, 1e-8])
+    before = Doubt(share=0.5, causes=(Cause.IMAGE_UNFAMILIAR,))
+    assert before.widened(np.zeros(3)) is before
+    after = before.widened(np.array([3e-7, 0.0, 0.0]))
+    assert after.causes == (Cause.IMAGE_UNFAMILIAR, Cause.SENSORS_DISAGREE)
+    assert after.widened(np.array([1e-7, 0.0, 0.0])).causes == after.causes
+    more = after.added_cov(cov) - before.added_cov(cov)
+    assert more[3, 3] == pytest.approx(3e-7)
+    assert np.linalg.eigvalsh(more).min() > -1e-12

@@ -10,6 +10,7 @@ from bayes_vio.models.complementary import (
     NETWORK_ALONE,
     ComplementaryFilter,
     Crossover,
+    SlowContradiction,
     fused_rotations,
 )
 
@@ -100,3 +101,37 @@ def test_reset_forgets() -> None:
 def test_times_are_checked(wrong: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="three times above 0 s"):
         Crossover(wrong)
+
+
+NOISE_STD = np.array([4e-4, 9e-4, 5e-5])  # rad over an interval, as on KITTI
+
+
+def test_a_bias_that_the_network_sees_widens_the_rotation() -> None:
+    bias = np.array([0.005, -0.004, 0.0])
+    told, rng, var = SlowContradiction(CROSSOVER), np.random.default_rng(0), np.zeros(3)
+    for _ in range(200):
+        noise = rng.normal(size=3) * NOISE_STD
+        var = told.add(noise - bias * DT_S, NOISE_STD**2, DT_S)
+    assert (np.sqrt(var[:2]) > 0.7 * np.abs(bias[:2]) * DT_S).all()
+    assert (np.sqrt(var[:2]) < 1.2 * np.abs(bias[:2]) * DT_S).all()
+    assert var[2] == 0
+    told.reset()
+    assert not told.add(np.zeros(3), NOISE_STD**2, DT_S).any()
+
+
+def test_what_is_usual_widens_nothing() -> None:
+    rng, widened = np.random.default_rng(1), 0
+    for _ in range(40):
+        told, wander = SlowContradiction(CROSSOVER), rng.normal(size=3) * 3e-4
+        for _ in range(100):
+            difference = rng.normal(size=3) * NOISE_STD + wander * DT_S
+            widened += int(told.add(difference, NOISE_STD**2, DT_S).any())
+    assert widened < 0.01 * 4000
+
+
+def test_where_the_network_is_alone_the_gyro_contradicts_nothing() -> None:
+    told, var = SlowContradiction(Crossover((0.5, math.inf, math.inf))), np.zeros(3)
+    for _ in range(100):
+        var = told.add(np.full(3, 1e-3), NOISE_STD**2, DT_S)
+    assert var[0] > 0
+    assert not var[1:].any()
