@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, Protocol
 
 import rclpy
@@ -53,6 +54,19 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _interrupt_once() -> None:
+    """Let the first interrupt end the process, and those that follow end nothing more."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):
+        return  # ignored, or not Python's
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        ignore_interrupts()
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+
+
 class StartableNode(Protocol):
     """A lifecycle node that may be asked to configure and activate itself."""
 
@@ -66,6 +80,7 @@ class StartableNode(Protocol):
 
 def run(make_node: Callable[[], StartableNode], argv: Sequence[str] | None) -> int:
     """Run a node until it is interrupted and return the process's exit code."""
+    _interrupt_once()
     rclpy.init(args=list(argv) if argv is not None else None)
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         node = make_node()
