@@ -251,7 +251,7 @@ class IncrementPredictor:
         It may still swing on its springs: rotation is the gyro's.
         """
         twist, twist_cov = np.zeros(6), standing_twist_cov(self._standstill)
-        twist[ANGULAR] = interval.imu[:, ANGULAR_RATE].mean(0)
+        twist[ANGULAR] = _gyro_rate(interval)
         self._coasting = Coasting(np.zeros(6), twist_cov, self._settings)
         self._coasted_s = 0.0
         xi = torch.from_numpy(interval.dt_s * twist)

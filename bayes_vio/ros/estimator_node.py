@@ -72,7 +72,7 @@ class EstimatorNode(ManagedNode[Configured, Pipeline]):
             latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
             yield Input(transform_message(), "/tf_static", running.on_tf_static, latched)
         imu_qos = qos(p.imu_reliability, p.imu_depth)
-        yield Input(Imu, "imu", running.on_serialised_imu, imu_qos, raw=True)
+        yield Input(Imu, "imu", running.on_imu, imu_qos, raw=True)
 
     def facts(self) -> dict[str, str]:
         """Return the memory that is used, and the layers whose posterior is."""

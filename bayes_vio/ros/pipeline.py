@@ -9,7 +9,6 @@ import numpy as np
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from numpy.typing import NDArray
-from sensor_msgs.msg import Imu
 
 from bayes_vio.artifact import MotionArtifact
 from bayes_vio.conventions import NS_PER_S
@@ -19,7 +18,7 @@ from bayes_vio.estimator.tracking import MotionEstimate, TrackingState
 from bayes_vio.filters.covariance import CovarianceError
 from bayes_vio.ros.calibration import Calibration
 from bayes_vio.ros.diagnostics import counted, level_of, nees_values, regime_values
-from bayes_vio.ros.imu_wire import ImuReading, read_imu, reading_of
+from bayes_vio.ros.imu_wire import ImuReading, read_imu
 from bayes_vio.ros.inbox import Inbox
 from bayes_vio.ros.messages import pose_and_right_cov, pose_matrix
 from bayes_vio.ros.outputs import Outputs
@@ -75,13 +74,11 @@ class Pipeline:
 
     # Inputs: each is called in the executor's thread.
 
-    def on_imu(self, message: Imu) -> None:
-        """Take an IMU sample; one whose covariance says that a value is absent is left out."""
-        self._telemetry.counts["imu"] += 1
-        self._take_imu(reading_of(message))
+    def on_imu(self, data: bytes) -> None:
+        """Take an IMU sample as it came over the wire.
 
-    def on_serialised_imu(self, data: bytes) -> None:
-        """Take an IMU sample as it came over the wire."""
+        One whose covariance says that a value is absent is left out.
+        """
         self._telemetry.counts["imu"] += 1
         try:
             reading = read_imu(data)

@@ -25,6 +25,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
 from std_srvs.srv import SetBool, Trigger
 
@@ -246,6 +247,11 @@ def wait_until(condition: Callable[[], Any], timeout_s: float) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, "timed out"
         time.sleep(0.01)
+
+
+def wire(message: Any) -> bytes:
+    """Return a message as a raw subscription hands it over."""
+    return bytes(serialize_message(message))
 
 
 def imu_message(stamp_ns: int) -> Imu:

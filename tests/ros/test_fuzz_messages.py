@@ -22,7 +22,7 @@ from bayes_vio.ros.pipeline import Pipeline
 from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
 from bayes_vio.ros.worker import EstimationWorker, Surroundings
 from tests.motion_cases import tiny_artifact
-from tests.ros.live import camera_info_message, image_message, imu_message, jpeg_message
+from tests.ros.live import camera_info_message, image_message, imu_message, jpeg_message, wire
 from tests.ros.test_pipeline import Lines, Topics
 from tests.ros.test_ros_calibration import Transforms
 
@@ -77,7 +77,7 @@ class Fuzzer:
         if self.spoils(0.05):
             message.angular_velocity_covariance[0] = self.odd()
             message.header.frame_id = str(self.rng.choice(FRAMES))
-        self.pipeline.on_imu(message)
+        self.pipeline.on_imu(wire(message))
 
     def send_image(self) -> None:
         self.images += 1
@@ -236,7 +236,7 @@ def fuzz(artifact, monkeypatch, n: int, seed: int, **parameters) -> SimpleNamesp
         e = artifact.extrinsics
         pipeline.on_tf_static(Transforms(("base_link", "imu_link", e.T_base_imu)))
         pipeline.on_tf_static(Transforms(("base_link", "camera_optical", e.T_base_camera)))
-        pipeline.on_imu(imu_message(START_NS))
+        pipeline.on_imu(wire(imu_message(START_NS)))
         pipeline.on_image(image_message(START_NS, 0))
     compressed = values.image_transport is ImageTransport.COMPRESSED
     fuzzer = Fuzzer(pipeline, seed, compressed)

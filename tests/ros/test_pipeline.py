@@ -22,7 +22,7 @@ from bayes_vio.ros.pipeline import Pipeline
 from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
 from bayes_vio.ros.worker import Surroundings
 from tests.motion_cases import tiny_artifact
-from tests.ros.live import camera_info_message, image_message, imu_message
+from tests.ros.live import camera_info_message, image_message, imu_message, wire
 from tests.ros.test_ros_calibration import Transforms
 
 NOW_NS = 1_700_000_000_000_000_000
@@ -148,7 +148,7 @@ def piped(artifact):
 
 def test_nothing_starts_before_the_calibration_is_complete(piped):
     p = piped()
-    p.pipeline.on_imu(imu_message(NOW_NS))
+    p.pipeline.on_imu(wire(imu_message(NOW_NS)))
     p.pipeline.on_image(image_message(NOW_NS, 0))
     level, summary, values = p.pipeline.status()
     assert (level, summary) == (b"\x01", "waiting: no camera_info yet")
@@ -180,14 +180,14 @@ def test_extrinsics_from_tf_static_and_a_frame_without_a_transform(piped):
     )
     e = p.artifact.extrinsics
     p.pipeline.on_tf_static(Transforms(("base_link", "imu_link", e.T_base_imu)))
-    p.pipeline.on_imu(imu_message(NOW_NS))
+    p.pipeline.on_imu(wire(imu_message(NOW_NS)))
     p.pipeline.on_image(image_message(NOW_NS, 0))
     assert "camera_optical" in p.pipeline.status()[1]
     p.pipeline.on_tf_static(Transforms(("base_link", "camera_optical", e.T_base_camera)))
-    p.pipeline.on_imu(imu_message(NOW_NS))
+    p.pipeline.on_imu(wire(imu_message(NOW_NS)))
     strange = imu_message(NOW_NS + 1)
     strange.header.frame_id = "other_imu"
-    p.pipeline.on_imu(strange)
+    p.pipeline.on_imu(wire(strange))
     assert p.telemetry.refused["frame_without_transform"] == 1
     assert any("'other_imu'" in line for line in p.lines)
 
@@ -211,7 +211,7 @@ def test_an_imu_that_says_its_values_are_absent_is_left_out(piped):
     p = piped(camera_source=CalibrationSource.ARTIFACT)
     message = imu_message(NOW_NS)
     message.linear_acceleration_covariance[0] = -1.0
-    p.pipeline.on_imu(message)
+    p.pipeline.on_imu(wire(message))
     assert p.telemetry.refused["imu_absent"] == 1
     assert "no image yet" in p.pipeline.status()[1]
 
