@@ -144,7 +144,8 @@ def peers(r: dict[str, Any]) -> list[str]:
             + ", ".join(f"{name} {x:.1f} times as long" for name, x in slower.items())
             + ".",
         ]
-    return [*lines, "", "What a library could not do, in its own words:", "", *failures]
+    summary = "<details><summary>What a library could not do, in its own words</summary>"
+    return [*lines, "", summary, "", *failures, "", "</details>"]
 
 
 def _peer_errors(row: dict[str, Any]) -> list[str]:
