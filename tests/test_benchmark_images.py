@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import sparse_dropout
+import sparse_dropout_picture
 import torch
 from torch import nn
 
@@ -189,7 +190,7 @@ def test_stages_go_on_with_what_is_left(tmp_path):
 
 def test_filters_are_tiled_row_by_row():
     filters = np.arange(7, dtype=float)[:, None, None] * np.ones((7, 2, 3))
-    tiles = sparse_dropout._tiled(filters)
+    tiles = sparse_dropout_picture._tiled(filters)
     assert tiles.shape == (2 * 4, 5 * 5)
     assert tiles[1, 1] == 0
     assert tiles[1, 6] == 1
