@@ -34,8 +34,12 @@ def seconds(function: Callable[[], Any], device: torch.device) -> float:
 
 
 class Peer(ABC):
-    """A library's way to the posterior; a stage that it does not offer stays None."""
+    """A library's way to the posterior; a stage that it does not offer stays None.
 
+    ``finish_is_fit``: whether ``finish`` reads the data anew, and is the whole fit by itself.
+    """
+
+    finish_is_fit: ClassVar[bool] = False
     predict: Callable[[Tensor], Tensor] | None = None
     draw: Callable[[], Any] | None = None
     eigen: Callable[[], Any] | None = None
@@ -59,6 +63,7 @@ class BayesVio(Peer):
     """Ours."""
 
     structure: ClassVar[str]
+    finish_is_fit = True
     eigen_s = 0.0
 
     def factors(self) -> None:
@@ -96,11 +101,11 @@ class BayesVio(Peer):
         return Pass(recorder, self.loader, likelihood, Fisher.TYPE2, 0, self.device)
 
     def finish(self) -> None:
-        from bayes_vio.curvature import eigenbasis
+        from bayes_vio.curvature import estimate
         from bayes_vio.posterior import fit_posterior
 
         # The fit's own diagonalisations are timed.
-        eigenbasis.eigenbasis = partial(self._timed, eigenbasis.eigenbasis)
+        estimate.eigenbasis = partial(self._timed, estimate.eigenbasis)
         self.posterior = fit_posterior(
             self.model,
             self.loader,

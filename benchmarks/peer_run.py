@@ -63,6 +63,8 @@ def measure(peer: Peer, x: Tensor) -> dict[str, Any]:
     rows: dict[str, Any] = {"factor_s": round(seconds(peer.factors, peer.device), 4)}
     eigen_s = seconds(peer.eigen, peer.device) if peer.eigen else None
     rows["finish_s"] = round(seconds(peer.finish, peer.device), 4)
+    before_s = 0.0 if peer.finish_is_fit else rows["factor_s"]
+    rows["fit_s"] = round(before_s + rows["finish_s"], 4)
     rows["eigen_s"] = getattr(peer, "eigen_s", eigen_s)
     rows["stored_bytes"] = sum(t.numel() * t.element_size() for t in peer.stored())
     predict, draw = peer.predict, peer.draw

@@ -47,7 +47,7 @@ def test_what_a_library_cannot_do_is_told_by_its_error():
 def test_the_table_lists_rows_and_errors(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     tool = runpy.run_path(str(ROOT / "tools" / "readme_tables.py"))
-    row = {"scope": "all weights", "factor_s": 1.0, "finish_s": 2.0, "ratio": 12.3}
+    row = {"scope": "all weights", "fit_s": 3.0, "ratio": 12.3}
     row |= {"draw_ms": 4.0, "peak_bytes": 2**20, "stored_bytes": 2**21}
     errors = {"all weights": "KeyError: x (f)", "linear and conv2d": "KeyError: x (f)"}
     failed = {"scope": None, "errors": errors}

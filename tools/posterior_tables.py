@@ -161,9 +161,8 @@ def _peer_cells(row: dict[str, Any]) -> str:
     scope = "" if row["scope"] == "all weights" else f" ({row['scope']} alone)"
     ratio = f"{row['ratio']:.1f}" if "ratio" in row else "not offered"
     draw = f"{row['draw_ms']:.1f} ms" if "draw_ms" in row else "not offered"
-    fit_s = row["factor_s"] + row["finish_s"]
     return (
-        f"{scope} | {fit_s:.1f} s | {ratio} | {draw} | {row['peak_bytes'] / 2**20:.0f} MiB "
+        f"{scope} | {row['fit_s']:.1f} s | {ratio} | {draw} | {row['peak_bytes'] / 2**20:.0f} MiB "
         f"| {row['stored_bytes'] / 2**20:.1f} MiB |"
     )
 

@@ -6,7 +6,7 @@ eigenbasis"; Lee et al. (2020), section 3.1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +16,36 @@ from bayes_vio.curvature.kfac import KroneckerFactors
 from bayes_vio.curvature.layer import Layer
 from bayes_vio.distributed import Workers
 
+# Columns of the random start beyond the rank: its part in the range is then well conditioned.
+_OVERSAMPLING = 8
+
 
 @dataclass(frozen=True)
 class Eigenbasis:
-    """A = Q_a diag(input_eigenvalues) Q_a^T, and G likewise with Q_g."""
+    """A = Q_a diag(input_eigenvalues) Q_a^T, and G likewise with Q_g.
+
+    Q_g [d_out, r_g] and Q_a [d_in, r_a] are square, but where the data were few: then their
+    columns span all that the data hold, and the curvature is zero outside.
+    """
 
     Q_g: Tensor
     Q_a: Tensor
     output_eigenvalues: Tensor
     input_eigenvalues: Tensor
+
+    def completed(self) -> Eigenbasis:
+        """Return the same with square Q_g and Q_a, the added eigenvalues zero."""
+        output_eigenvalues, Q_g = _completed(self.output_eigenvalues, self.Q_g)
+        input_eigenvalues, Q_a = _completed(self.input_eigenvalues, self.Q_a)
+        return Eigenbasis(Q_g, Q_a, output_eigenvalues, input_eigenvalues)
+
+
+def _completed(eigenvalues: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
+    d, r = Q.shape
+    if r == d:
+        return eigenvalues, Q
+    others = torch.linalg.qr(Q, mode="complete")[0][:, r:]
+    return torch.cat([eigenvalues.new_zeros(d - r), eigenvalues]), torch.cat([others, Q], 1)
 
 
 def eigenbasis(factors: KroneckerFactors, resolution: float) -> Eigenbasis:
@@ -32,52 +53,81 @@ def eigenbasis(factors: KroneckerFactors, resolution: float) -> Eigenbasis:
 
     Eigenvalues below what that resolves are zero.
     """
-    input_eigenvalues, Q_a = _diagonalise(factors.A, factors.A_expand, resolution)
-    output_eigenvalues, Q_g = _diagonalise(factors.G, factors.G_expand, resolution)
+    input_eigenvalues, Q_a = _diagonalise(
+        factors.A, factors.A_expand, factors.input_rank, resolution
+    )
+    output_eigenvalues, Q_g = _diagonalise(
+        factors.G, factors.G_expand, factors.output_rank, resolution
+    )
     return Eigenbasis(Q_g, Q_a, output_eigenvalues, input_eigenvalues)
 
 
-def eigenbases(
-    factors: Mapping[str, KroneckerFactors], layers: Mapping[str, Layer], workers: Workers
-) -> dict[str, Eigenbasis]:
-    """Diagonalise the factors of all layers, each by one of the workers.
+def room_for(factors: KroneckerFactors) -> Eigenbasis:
+    """Return an eigenbasis of the factors' sizes, to be filled in."""
+    A, G = factors.A, factors.G
+    Q_a = A.new_empty(len(A), basis_width(len(A), factors.input_rank))
+    Q_g = G.new_empty(len(G), basis_width(len(G), factors.output_rank))
+    return Eigenbasis(Q_g, Q_a, torch.empty_like(Q_g[0]), torch.empty_like(Q_a[0]))
 
-    What it found is copied to the others: where eigenvalues coincide another machine may choose
-    other vectors, and sums in two bases are none.
+
+def copy_bases(bases: Iterable[Eigenbasis], workers: Workers) -> None:
+    """Give all workers every basis of the one that found it, in turns.
+
+    Where eigenvalues coincide another machine may choose other vectors, and sums in two bases are
+    none.
     """
-    with workers.together():
-        bases = {
-            name: eigenbasis(f, layers[name].resolution) if workers.owns(i) else _room(f)
-            for i, (name, f) in enumerate(factors.items())
-        }
-    for i, basis in enumerate(bases.values()):
+    for i, basis in enumerate(bases):
         found = (basis.Q_g, basis.Q_a, basis.output_eigenvalues, basis.input_eigenvalues)
         workers.copy(found, i % workers.size)
-    return bases
 
 
-def _room(factors: KroneckerFactors) -> Eigenbasis:
-    """Return an eigenbasis to be filled in."""
-    A, G = factors.A, factors.G
-    return Eigenbasis(
-        torch.empty_like(G), torch.empty_like(A), torch.empty_like(G[0]), torch.empty_like(A[0])
-    )
+def basis_width(d: int, rank: int) -> int:
+    """Return how many columns a factor [d, d] of at most that rank is given."""
+    return rank if 4 * (rank + _OVERSAMPLING) <= 3 * d else d
 
 
-def _diagonalise(factor: Tensor, tie: Tensor, resolution: float) -> tuple[Tensor, Tensor]:
+def _diagonalise(
+    factor: Tensor, tie: Tensor, rank: int, resolution: float
+) -> tuple[Tensor, Tensor]:
     """Return eigenvalues and eigenvectors of a factor, where it is zero those of ``tie``.
+
+    Both have their ranges in that of ``tie``, whose rank is at most ``rank``: where that is well
+    below their size they are diagonalised within it, and what is outside is left out.
+    """
+    if not bool(torch.isfinite(factor).all()):
+        raise ValueError("a Kronecker factor is not finite: look for infinity in the inputs")
+    relative = len(factor) * resolution
+    if basis_width(len(factor), rank) == len(factor):
+        return _diagonalise_whole(factor, tie, relative)
+    V = _range(tie, rank)
+    inner = [V.mT @ f @ V for f in ((tie,) if tie is factor else (factor, tie))]
+    eigenvalues, Q = _diagonalise_whole(inner[0], inner[-1], relative)
+    return eigenvalues[_OVERSAMPLING:], V @ Q[:, _OVERSAMPLING:]
+
+
+def _range(factor: Tensor, rank: int) -> Tensor:
+    """Return orthonormal columns [d, rank + oversampling] that span a factor's range.
+
+    Source: Halko, Martinsson, Tropp (2011), "Finding structure with randomness", algorithm 4.4.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(len(factor), rank + _OVERSAMPLING, generator=generator).to(factor)
+    V = torch.linalg.qr(factor @ start)[0]
+    return torch.linalg.qr(factor @ V)[0]
+
+
+def _diagonalise_whole(factor: Tensor, tie: Tensor, relative: float) -> tuple[Tensor, Tensor]:
+    """Return all eigenvalues, zero below that share of the largest, and eigenvectors.
 
     Gradients need not vanish in the null space of a REDUCE factor, whose eigenvectors there are
     rounding's choice: without the tie the corrected eigenvalues would depend on the batch size.
     Where the factor is its own tie they vanish there, and one diagonalisation is enough.
     """
-    if not bool(torch.isfinite(factor).all()):
-        raise ValueError("a Kronecker factor is not finite: look for infinity in the inputs")
     eigenvalues, Q = torch.linalg.eigh(factor)
     largest = eigenvalues[-1]
     if tie is not factor:
         largest = torch.maximum(largest, torch.linalg.eigvalsh(tie)[-1])
-    null = eigenvalues <= len(factor) * resolution * largest
+    null = eigenvalues <= relative * largest
     if tie is factor or not bool(null.any()):
         return torch.where(null, 0.0, eigenvalues), Q.contiguous()
     N = Q[:, null]
@@ -86,13 +136,13 @@ def _diagonalise(factor: Tensor, tie: Tensor, resolution: float) -> tuple[Tensor
 
 
 class CorrectedEigenvalueSums:
-    """Sums over data of (Q_g^T dW_r Q_a)^2 [d_out, d_in] of one layer (E3)."""
+    """Sums over data of (Q_g^T dW_r Q_a)^2 [r_g, r_a] of one layer (E3)."""
 
     def __init__(self, layer: Layer, basis: Eigenbasis):
         dtype = layer.module.weight.dtype
         self._layer = layer
         self._Q_g, self._Q_a = basis.Q_g.to(dtype), basis.Q_a.to(dtype)
-        self._sum = layer.zeros(*layer.shape)
+        self._sum = layer.zeros(basis.Q_g.shape[1], basis.Q_a.shape[1])
 
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:  # noqa: ARG002
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out].
@@ -112,7 +162,7 @@ class CorrectedEigenvalueSums:
         return [self._sum]
 
     def mean(self, n_data: int) -> Tensor:
-        """Return the corrected eigenvalues Lam [d_out, d_in], a mean over data."""
+        """Return the corrected eigenvalues Lam [r_g, r_a], a mean over data."""
         return self._sum / n_data
 
 

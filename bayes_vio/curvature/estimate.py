@@ -10,7 +10,13 @@ from typing import Protocol
 from torch import Tensor
 
 from bayes_vio.curvature.diagonal import DiagonalSums
-from bayes_vio.curvature.eigenbasis import CorrectedEigenvalueSums, Eigenbasis, eigenbases
+from bayes_vio.curvature.eigenbasis import (
+    CorrectedEigenvalueSums,
+    Eigenbasis,
+    copy_bases,
+    eigenbasis,
+    room_for,
+)
 from bayes_vio.curvature.full import JointSums
 from bayes_vio.curvature.kfac import FactorSums, KroneckerFactors, Sharing
 from bayes_vio.curvature.layer import Layer
@@ -18,8 +24,17 @@ from bayes_vio.curvature.passes import Pass, Tally, chunks
 
 
 @dataclass(frozen=True)
+class DiagonalisedCurvature:
+    """A layer's Kronecker eigenbasis and the exact diagonal [d_out, d_in], a mean over data."""
+
+    sharing: Sharing
+    basis: Eigenbasis
+    diagonal: Tensor
+
+
+@dataclass(frozen=True)
 class CorrectedCurvature:
-    """A layer's Kronecker eigenbasis, the eigenvalues [d_out, d_in] corrected in it, and the exact
+    """A layer's Kronecker eigenbasis, the eigenvalues [r_g, r_a] corrected in it, and the exact
     diagonal [d_out, d_in]; means over data."""
 
     sharing: Sharing
@@ -40,7 +55,28 @@ def estimate_factors(
 ) -> tuple[dict[str, KroneckerFactors], dict[str, Tensor], Tally]:
     """Return Kronecker factors, and the exact diagonals of norm layers; reads the data once."""
     sums, norms, tally = _read_factors(data)
-    return {name: s.factors(tally.n_data) for name, s in sums.items()}, norms, tally
+    return {name: sums.pop(name).factors(tally.n_data) for name in list(sums)}, norms, tally
+
+
+def estimate_diagonalised(
+    data: Pass,
+) -> tuple[dict[str, DiagonalisedCurvature], dict[str, Tensor], Tally]:
+    """Return eigenbases and diagonals, and those of norm layers; reads the data once.
+
+    Layer by layer: the sums of one are gone before the next one's factors are made.
+    """
+    sums, norms, tally = _read_factors(data)
+    found: dict[str, DiagonalisedCurvature] = {}
+    with data.workers.together():
+        for i, name in enumerate(list(sums)):
+            own = sums.pop(name)
+            factors, diagonal = own.factors(tally.n_data), own.diagonal(tally.n_data)
+            del own
+            resolution, is_own = data.recorder.layers[name].resolution, data.workers.owns(i)
+            basis = eigenbasis(factors, resolution) if is_own else room_for(factors)
+            found[name] = DiagonalisedCurvature(factors.sharing, basis, diagonal)
+    copy_bases((each.basis for each in found.values()), data.workers)
+    return found, norms, tally
 
 
 def estimate_corrected(
@@ -50,21 +86,16 @@ def estimate_corrected(
 
     Reads the data twice; raises ValueError where the second reading gave other data.
     """
-    sums, norms, first = _read_factors(data)
-    factors = {name: s.factors(first.n_data) for name, s in sums.items()}
-    kronecker, _ = _kinds(data)
-    bases = eigenbases(factors, kronecker, data.workers)
-    eigenvalues = {n: CorrectedEigenvalueSums(c, bases[n]) for n, c in kronecker.items()}
-    second = accumulate(data, {name: [s] for name, s in eigenvalues.items()})
+    found, norms, first = estimate_diagonalised(data)
+    layers = data.recorder.layers
+    sums = {n: CorrectedEigenvalueSums(layers[n], each.basis) for n, each in found.items()}
+    second = accumulate(data, {name: [s] for name, s in sums.items()})
     _check_same_data(first, second)
     corrected = {
         name: CorrectedCurvature(
-            factors[name].sharing,
-            bases[name],
-            eigenvalues[name].mean(second.n_data),
-            sums[name].diagonal(first.n_data),
+            each.sharing, each.basis, sums[name].mean(second.n_data), each.diagonal
         )
-        for name in kronecker
+        for name, each in found.items()
     }
     return corrected, norms, second
 

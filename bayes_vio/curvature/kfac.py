@@ -38,7 +38,8 @@ class KroneckerFactors:
 
     ``A_expand`` and ``G_expand`` are the factors under EXPAND, the same tensors but under REDUCE:
     every gradient lies in their range, while REDUCE can average a direction away (attention's
-    keys: their gradients sum to zero).
+    keys: their gradients sum to zero). ``input_rank`` and ``output_rank`` bound the ranks of
+    ``A_expand`` and ``G_expand``: they are sums of so many outer products.
     """
 
     A: Tensor
@@ -46,6 +47,8 @@ class KroneckerFactors:
     sharing: Sharing
     A_expand: Tensor
     G_expand: Tensor
+    input_rank: int
+    output_rank: int
 
 
 class FactorSums:
@@ -59,6 +62,7 @@ class FactorSums:
         self._A = {s: layer.zeros(d_in, d_in) for s in (Sharing.EXPAND, Sharing.REDUCE)}
         self._G = {s: layer.zeros(d_out, d_out) for s in (Sharing.EXPAND, Sharing.REDUCE)}
         self._diagonal, self._n_shared = DiagonalSums(layer), layer.zeros()
+        self._n_products = {"A": layer.zeros(), "G": layer.zeros()}
 
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out].
@@ -67,12 +71,14 @@ class FactorSums:
         """
         if first_columns:
             self._add_inputs(features)
+        self._n_products["G"] += gradients[..., 0].numel()
         _add_outer(self._G[Sharing.EXPAND], gradients.transpose(0, 1))
         _add_outer(self._G[Sharing.REDUCE], gradients.sum(2))
         self._diagonal.add(features, gradients, first_columns)
 
     def _add_inputs(self, features: Tensor) -> None:
         n_positions = features.shape[1]
+        self._n_products["A"] += len(features) * n_positions
         self._n_shared += len(features) if n_positions > 1 else 0
         _add_outer(self._A[Sharing.EXPAND], features, 1 / n_positions)
         _add_outer(self._A[Sharing.REDUCE], features.mean(1))
@@ -84,6 +90,7 @@ class FactorSums:
             *self._G.values(),
             *self._diagonal.totals(),
             self._n_shared,
+            *self._n_products.values(),
         ]
 
     def factors(self, n_data: int) -> KroneckerFactors:
@@ -94,10 +101,13 @@ class FactorSums:
         """
         sharing = self._truer_sharing(n_data) if self._n_shared > 0 else Sharing.NONE
         A, G = (_mean(sums[Sharing.EXPAND], n_data) for sums in (self._A, self._G))
+        ranks = [
+            min(int(n), len(f)) for n, f in zip(self._n_products.values(), (A, G), strict=True)
+        ]
         if sharing is not Sharing.REDUCE:
-            return KroneckerFactors(A, G, sharing, A, G)
+            return KroneckerFactors(A, G, sharing, A, G, *ranks)
         A_reduce, G_reduce = (_mean(sums[sharing], n_data) for sums in (self._A, self._G))
-        return KroneckerFactors(A_reduce, G_reduce, sharing, A, G)
+        return KroneckerFactors(A_reduce, G_reduce, sharing, A, G, *ranks)
 
     def diagonal(self, n_data: int) -> Tensor:
         """Return F_diag [d_out, d_in], a mean over data (E4)."""

@@ -46,27 +46,34 @@ class _Growth:
         return Grid(rows.sort().values, columns.sort().values)
 
 
-def choose_grid(eigenvalues: Tensor, max_rank: int) -> Grid:
-    """Return a grid of the eigenvalues [d_out, d_in] with at most ``max_rank`` entries (E14).
+def choose_grid(eigenvalues: Tensor, max_rank: int, shape: tuple[int, int] | None = None) -> Grid:
+    """Return a grid of the eigenvalues [r_g, r_a] with at most ``max_rank`` entries (E14).
 
     Greedy: from the largest entry on, add the row or the column that gains most trace per number
     stored (a row costs d_out numbers of U_g and one row of Lam_L), while the grid stays in bounds.
+    shape: (d_out, d_in) of the layer, where its basis has fewer columns.
     """
-    growth = _grow(eigenvalues, max_rank)
+    growth = _grow(eigenvalues, max_rank, shape or _shape(eigenvalues))
     return growth.grid(growth.steps[-1])
 
 
 def choose_grids(
-    eigenvalues: Mapping[str, Tensor], max_rank: int, max_numbers: int
+    eigenvalues: Mapping[str, Tensor],
+    max_rank: int,
+    max_numbers: int,
+    shapes: Mapping[str, tuple[int, int]] | None = None,
 ) -> dict[str, Grid]:
     """Return a grid for every layer; together they store at most ``max_numbers`` numbers (E14).
 
     Every layer grows as in ``choose_grid``; the next numbers go to the layer that gains most by
     each of them, looking ahead along the upper concave hull of gain over numbers. What a kept
     eigenvalue gains is its share of the network's trace plus that of its layer's, over the number
-    of layers: the first alone would leave layers of small trace empty.
+    of layers: the first alone would leave layers of small trace empty. shapes: as in
+    ``choose_grid``.
     """
-    growths = {name: _grow(lam, max_rank) for name, lam in _shares(eigenvalues).items()}
+    sizes = shapes or {name: _shape(lam) for name, lam in eigenvalues.items()}
+    shares = _shares(eigenvalues)
+    growths = {name: _grow(lam, max_rank, sizes[name]) for name, lam in shares.items()}
     hulls = {name: _concave_hull(growth.steps) for name, growth in growths.items()}
     reached = dict.fromkeys(growths, 0)
     left = max_numbers
@@ -84,6 +91,11 @@ def choose_grids(
         if best is target and target is not hull[-1]:
             heapq.heappush(queue, (-_slope(target, hull[reached[name] + 1]), name))
     return {name: growth.grid(chosen[name]) for name, growth in growths.items()}
+
+
+def _shape(eigenvalues: Tensor) -> tuple[int, int]:
+    d_out, d_in = eigenvalues.shape
+    return d_out, d_in
 
 
 def _shares(eigenvalues: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,9 +130,9 @@ def _slope(low: _Step, high: _Step) -> float:
     return (high.gain - low.gain) / (high.n_numbers - low.n_numbers)
 
 
-def _grow(eigenvalues: Tensor, max_rank: int) -> _Growth:
-    order = list(_additions(eigenvalues.detach().double(), max_rank))
-    d_out, d_in = eigenvalues.shape
+def _grow(eigenvalues: Tensor, max_rank: int, shape: tuple[int, int]) -> _Growth:
+    order = list(_additions(eigenvalues.detach().double(), max_rank, shape))
+    d_out, d_in = shape
     rows, columns, steps, total = [], [], [_Step(0, 0, 0, 0.0)], 0.0
     for row, column, gain in order:
         rows += [row] if row is not None else []
@@ -134,19 +146,18 @@ def _grow(eigenvalues: Tensor, max_rank: int) -> _Growth:
 
 
 def _additions(
-    eigenvalues: Tensor, max_rank: int
+    eigenvalues: Tensor, max_rank: int, shape: tuple[int, int]
 ) -> Iterator[tuple[int | None, int | None, float]]:
     """Yield (row or None, column or None, gain): both first, then one at a time."""
     if max_rank < 1 or not eigenvalues.numel():
         return
-    d_out, d_in = eigenvalues.shape
-    first = int(eigenvalues.argmax())
-    row, column = first // d_in, first % d_in
+    (d_out, d_in), (n_rows, n_columns) = shape, eigenvalues.shape
+    row, column = divmod(int(eigenvalues.argmax()), n_columns)
     yield row, column, float(eigenvalues[row, column])
     # What a row gains with the columns so far, and the reverse; taken ones gain nothing.
     row_gains, column_gains = eigenvalues[:, column].clone(), eigenvalues[row].clone()
-    rows_left = torch.ones(d_out, dtype=torch.bool, device=eigenvalues.device)
-    columns_left = torch.ones(d_in, dtype=torch.bool, device=eigenvalues.device)
+    rows_left = torch.ones(n_rows, dtype=torch.bool, device=eigenvalues.device)
+    columns_left = torch.ones(n_columns, dtype=torch.bool, device=eigenvalues.device)
     rows_left[row], columns_left[column] = False, False
     r_g, r_a = 1, 1
     while True:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from bayes_vio.curvature.eigenbasis import basis_width
 from bayes_vio.curvature.full import MAX_PARAMETERS
 from bayes_vio.curvature.inputs import map_tensors
 from bayes_vio.curvature.passes import COLUMNS_AT_ONCE, Pass, chunk_length
@@ -79,6 +80,23 @@ class NetworkSize:
     def factors(self) -> int:
         """Return the numbers of one A and one G of every layer."""
         return sum(layer.factors for layer in self.layers)
+
+    def ranks(self, layer: LayerSize) -> tuple[int, int]:
+        """Return what bounds the ranks of a layer's A and G: its size, or its data and columns."""
+        if self.n_batches is None:
+            return layer.d_in, layer.d_out
+        rows = ((self.n_batches - 1) * self.batch + 1) * layer.positions
+        return min(layer.d_in, rows), min(layer.d_out, rows * self.columns)
+
+    def widths(self, layer: LayerSize) -> tuple[int, int]:
+        """Return the numbers of columns of a layer's Q_a and Q_g."""
+        input_rank, output_rank = self.ranks(layer)
+        return basis_width(layer.d_in, input_rank), basis_width(layer.d_out, output_rank)
+
+    def basis(self, layer: LayerSize) -> int:
+        """Return the numbers of a layer's Q_a and Q_g."""
+        r_a, r_g = self.widths(layer)
+        return layer.d_in * r_a + layer.d_out * r_g if layer.is_kronecker else 0
 
     def recorded(self) -> int:
         """Return the bytes of a batch's activations and of its gradients, of those once."""
@@ -167,7 +185,7 @@ def phases(
         return _joint(size, chosen) | ({} if whole else _selection(size))
     if structure is Structure.ELLA:
         return _ella(size, settings)
-    found = _kronecker(size)
+    found = _kronecker(size, thin=structure is Structure.INF)
     return found | (_corrected(size) if structure in (Structure.INF, Structure.EFB) else {})
 
 
@@ -190,31 +208,45 @@ def _joint(size: NetworkSize, n_weights: int) -> dict[str, int]:
     return {"reading": 2 * matrix + size.recorded() + jacobians, "means": 2 * matrix}
 
 
-def _kronecker(size: NetworkSize) -> dict[str, int]:
-    """Return what factors under both settings of sharing take, then their eigenvectors."""
-    diagonal = sum(c.weights for c in size.layers if not c.is_kronecker)
-    factors = (2 * size.factors + diagonal) * _DOUBLE
-    found, largest = 0, 0
+def _kronecker(size: NetworkSize, thin: bool) -> dict[str, int]:
+    """Return what factors under both settings of sharing take, and their eigenvectors.
+
+    Layer by layer: the sums of those behind, the bases of those before. ``thin``: bases stay as
+    narrow as few data leave them.
+    """
+    sums = (2 * size.factors + size.weights) * _DOUBLE
+    left, found, largest = sums, 0, 0
     for layer in size.layers:
         if layer.is_kronecker:
-            # The input's eigenvectors are still there beside the output's.
-            for d, beside in ((layer.d_in, 0), (layer.d_out, layer.d_in**2)):
-                # LAPACK's divide and conquer: the vectors, and twice as much to work in.
-                largest = max(largest, (found + beside + 3 * d**2) * _DOUBLE)
-            found += layer.factors
-    return {
-        "reading": factors + size.reading(),
-        "factors": 2 * factors,
-        "eigenvectors": factors + largest,
-    }
+            left -= (2 * layer.factors + layer.weights) * _DOUBLE
+            own = (layer.factors + layer.weights) * _DOUBLE
+            largest = max(largest, left + found + own + _diagonalising(size, layer))
+            found += (size.basis(layer) + layer.weights) * _DOUBLE
+    narrow = [n for layer in size.layers if (n := size.basis(layer)) < layer.factors]
+    squares = 0 if thin else (size.factors + sum(narrow)) * _DOUBLE
+    return {"reading": sums + size.reading(), "eigenvectors": largest, "squares": squares}
+
+
+def _diagonalising(size: NetworkSize, layer: LayerSize) -> int:
+    """Return what eigenvectors of a layer's factors take beside these, the input's first."""
+    (r_a, r_g), (d_out, d_in) = size.widths(layer), (layer.d_out, layer.d_in)
+    # LAPACK's divide and conquer: the vectors, and twice as much to work in.
+    inputs = 3 * d_in**2 if r_a == d_in else 2 * d_in * r_a
+    outputs = 3 * d_out**2 if r_g == d_out else 2 * d_out * r_g
+    return max(inputs, d_in * r_a + outputs) * _DOUBLE
 
 
 def _corrected(size: NetworkSize) -> dict[str, int]:
     """Return what the second reading takes, in eigenbases that are there in two dtypes."""
-    bases = size.factors * (_DOUBLE + (size.item if size.item < _DOUBLE else 0))
-    there = 2 * size.factors * _DOUBLE + bases
-    sums = 2 * sum(c.weights for c in size.layers if c.is_kronecker) * _DOUBLE
-    return {"second reading": there + sums + size.reading(), "corrected": there + 2 * sums}
+    bases = sum(map(size.basis, size.layers))
+    kronecker = [layer for layer in size.layers if layer.is_kronecker]
+    eigenvalues = sum(math.prod(size.widths(layer)) for layer in kronecker) * _DOUBLE
+    there = bases * _DOUBLE + size.weights * _DOUBLE
+    cast = bases * size.item if size.item < _DOUBLE else 0
+    return {
+        "second reading": there + cast + eigenvalues + size.reading(),
+        "corrected": there + cast + 2 * eigenvalues,
+    }
 
 
 def _ella(size: NetworkSize, settings: StructureSettings) -> dict[str, int]:

@@ -37,9 +37,10 @@ def sparsify(
 ) -> tuple[InformationCurvature, Sparsification]:
     """Return the sparse form of a layer's curvature on the best grid, and what it loses.
 
-    Q_g, Q_a: eigenbasis; eigenvalues Lam and exact_diagonal F_diag [d_out, d_in]: means over data.
+    Q_g [d_out, r_g], Q_a [d_in, r_a]: eigenbasis, outside of which there is no curvature;
+    eigenvalues Lam [r_g, r_a] and exact_diagonal F_diag [d_out, d_in]: means over data.
     """
-    grid = choose_grid(eigenvalues, max_rank)
+    grid = choose_grid(eigenvalues, max_rank, (len(Q_g), len(Q_a)))
     return sparsify_on(grid, Q_g, Q_a, eigenvalues, exact_diagonal)
 
 

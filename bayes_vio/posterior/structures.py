@@ -10,12 +10,12 @@ from torch import Tensor
 
 from bayes_vio.choices import Fisher, Structure
 from bayes_vio.curvature.coverage import Uncovered
-from bayes_vio.curvature.eigenbasis import Eigenbasis, eigenbases
 from bayes_vio.curvature.estimate import (
     CorrectedCurvature,
+    DiagonalisedCurvature,
     estimate_corrected,
+    estimate_diagonalised,
     estimate_diagonals,
-    estimate_factors,
     estimate_joint,
 )
 from bayes_vio.curvature.inputs import map_tensors
@@ -176,9 +176,8 @@ def _fit_diagonal(data: Pass, structure: Structure, settings: StructureSettings)
 
 
 def _fit_kfac(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:  # noqa: ARG001
-    factors, norms, tally = estimate_factors(data)
-    bases = eigenbases(factors, data.recorder.layers, data.workers)
-    fits = {name: _kfac_fit(bases[name], f.sharing) for name, f in factors.items()}
+    found, norms, tally = estimate_diagonalised(data)
+    fits = {name: _kfac_fit(each) for name, each in found.items()}
     return _block_fit(data, _diagonal_fits(norms) | fits, tally)
 
 
@@ -191,7 +190,7 @@ def _fit_efb(data: Pass, structure: Structure, settings: StructureSettings) -> S
 def _fit_inf(data: Pass, structure: Structure, settings: StructureSettings) -> StructureFit:  # noqa: ARG001
     max_numbers = _numbers_beside_diagonals(data, settings.max_bytes)
     corrected, norms, tally = estimate_corrected(data)
-    grids = _grids({n: c.eigenvalues for n, c in corrected.items()}, settings.rank, max_numbers)
+    grids = _grids(corrected, settings.rank, max_numbers)
     fits = {name: _inf_fit(c, grids[name]) for name, c in corrected.items()}
     traces = {name: float(c.eigenvalues.sum()) for name, c in corrected.items()}
     kept = sum(
@@ -205,11 +204,13 @@ def _fit_inf(data: Pass, structure: Structure, settings: StructureSettings) -> S
 
 
 def _grids(
-    eigenvalues: Mapping[str, Tensor], rank: int, max_numbers: int | None
+    corrected: Mapping[str, CorrectedCurvature], rank: int, max_numbers: int | None
 ) -> dict[str, Grid]:
+    shapes = {n: (len(c.basis.Q_g), len(c.basis.Q_a)) for n, c in corrected.items()}
+    lams = {name: c.eigenvalues for name, c in corrected.items()}
     if max_numbers is not None:
-        return choose_grids(eigenvalues, rank, max_numbers)
-    return {name: choose_grid(lam, rank) for name, lam in eigenvalues.items()}
+        return choose_grids(lams, rank, max_numbers, shapes)
+    return {name: choose_grid(lam, rank, shapes[name]) for name, lam in lams.items()}
 
 
 def _numbers_beside_diagonals(data: Pass, max_bytes: int | None) -> int | None:
@@ -271,14 +272,17 @@ def _diagonal_fits(diagonals: Mapping[str, Tensor]) -> dict[str, _LayerFit]:
     }
 
 
-def _kfac_fit(basis: Eigenbasis, sharing: Sharing) -> _LayerFit:
+def _kfac_fit(found: DiagonalisedCurvature) -> _LayerFit:
+    basis = found.basis.completed()
     block = KfacCurvature(basis.Q_g, basis.Q_a, basis.output_eigenvalues, basis.input_eigenvalues)
-    return _LayerFit(block, Structure.KFAC, sharing)
+    return _LayerFit(block, Structure.KFAC, found.sharing)
 
 
 def _efb_fit(corrected: CorrectedCurvature) -> _LayerFit:
-    basis = corrected.basis
-    block = EfbCurvature(basis.Q_g, basis.Q_a, corrected.eigenvalues)
+    basis, (r_g, r_a) = corrected.basis.completed(), corrected.eigenvalues.shape
+    eigenvalues = torch.zeros_like(corrected.diagonal)
+    eigenvalues[-r_g:, -r_a:] = corrected.eigenvalues
+    block = EfbCurvature(basis.Q_g, basis.Q_a, eigenvalues)
     return _LayerFit(block, Structure.EFB, corrected.sharing)
 
 

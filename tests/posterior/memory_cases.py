@@ -52,13 +52,19 @@ def tokens() -> tuple[nn.Module, Tensor, int]:
     return Tokens(), torch.randn(96, 24, 16), 96
 
 
+def many() -> tuple[nn.Module, Tensor, int]:
+    """Return more data than the layers have inputs: square eigenbases."""
+    net = nn.Sequential(nn.Linear(700, 900), nn.Tanh(), nn.Linear(900, 4))
+    return net, torch.randn(1200, 700), 100
+
+
 def small() -> tuple[nn.Module, Tensor, int]:
     net = nn.Sequential(nn.Linear(40, 60), nn.Tanh(), nn.Linear(60, 40), nn.Tanh())
     return nn.Sequential(net, nn.Linear(40, 3)), torch.randn(64, 40), 32
 
 
 NETS: dict[str, Callable[[], tuple[nn.Module, Tensor, int]]] = {
-    net.__name__: net for net in (wide, pixels, tokens, small)
+    net.__name__: net for net in (wide, many, pixels, tokens, small)
 }
 
 

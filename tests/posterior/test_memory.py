@@ -24,7 +24,8 @@ FEW = [
     ("small", {"structure": "full"}),
     ("pixels", {"structure": "diagonal"}),
 ]
-MANY = [(net, {"structure": s}) for net in ("wide", "pixels", "tokens") for s in ("kfac", "efb")]
+MANY = [(net, {"structure": s}) for net in ("wide", "many", "tokens") for s in ("kfac", "efb")]
+MANY += [("pixels", {"structure": "efb"}), ("many", {"structure": "inf"})]
 MANY += [
     ("tokens", {"structure": "inf"}),
     ("tokens", {"structure": "subnetwork", "subset_size": 4000}),
