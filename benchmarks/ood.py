@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
@@ -33,6 +33,8 @@ PICTURED = ("map", "diagonal", "last_layer", "inf", "ensemble")
 BATCH_SIZE = 500
 # What chooses the prior of a Laplace posterior.
 PRIOR = PriorChoice.VALIDATION_NLL_JOINT
+# What INF may store over what the diagonal of the same weights does.
+STORAGE = 1.3
 # The sets of predictions by name; that of the test images comes first.
 Predictions = dict[str, ClassPrediction]
 
@@ -42,7 +44,8 @@ class Sets:
     """All images as (x, y), by the name of the data in distribution and of those out of it.
 
     ``curvature`` is the part of the training data that curvature sees, ``search`` the part of the
-    validation data that chooses the prior.
+    validation data that chooses the prior. ``augmented`` makes a loader of the training data,
+    which are else trained on as they are.
     """
 
     inside: str
@@ -52,6 +55,11 @@ class Sets:
     search: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     outside: dict[str, Tensor]
+    augmented: Callable[[tuple[Tensor, Tensor]], Iterable] | None = None
+
+    def trained_on(self) -> Any:
+        """Return what methods that train are given; of random augmentation anew each time."""
+        return self.train if self.augmented is None else self.augmented(self.train)
 
     def sizes(self) -> dict[str, int]:
         """Return how many images are tested, by set."""
@@ -100,7 +108,7 @@ class Study:
             **self._options(method),
         )
         start = time.process_time()
-        data = sets.curvature if is_laplace else sets.train
+        data = sets.curvature if is_laplace else sets.trained_on()
         clf.fit(data, sets.search if is_laplace else sets.validation)
         fit_s = time.process_time() - start
         start = time.process_time()
@@ -130,10 +138,16 @@ def trained(
     """Return the one network; it is kept in the work folder."""
     if work and (work / "network").exists():
         return BayesianClassifier.load(work / "network", make()).network
-    clf = BayesianClassifier(make(), "map", True, training=training).fit(sets.train)
+    clf = BayesianClassifier(make(), "map", True, training=training).fit(sets.trained_on())
     if work:
         clf.save(work / "network")
     return clf.network
+
+
+def sparse_options(network: nn.Module, rank: int) -> dict[str, Any]:
+    """Return INF's settings: what it may store goes to the layers that gain most by it."""
+    n_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
+    return {"rank": rank, "max_bytes": int(STORAGE * n_bytes)}
 
 
 def scores(predictions: Predictions, target: Tensor) -> dict[str, Any]:
@@ -159,7 +173,7 @@ def verdict(rows: dict[str, Any], score: Score = Score.ENTROPY) -> dict[str, boo
         "AUROC at least the last layer's": auroc["inf"] >= auroc["last_layer"],
         "AUROC within 0.01 of KFAC's": auroc["inf"] >= auroc["kfac"] - 0.01,
         "AUROC within 0.01 of EFB's": auroc["inf"] >= auroc["efb"] - 0.01,
-        "at most 1.3 times diagonal's storage": ratio <= 1.3,
+        f"at most {STORAGE} times diagonal's storage": ratio <= STORAGE,
         "NLL below MAP's": inf["nll"] < point["nll"],
         "ECE below MAP's": inf["ece"] < point["ece"],
     }

@@ -78,6 +78,8 @@ def test_cifar_out_of_distribution(tmp_path):
         assert 0 <= row["entropy"]["mean_auroc"] <= 1
         assert row["nll"] > 0
     assert found["methods"]["inf"]["n_data_of_posterior"] > 0
+    ratio = [found["methods"][m]["posterior_bytes"] for m in ("inf", "diagonal")]
+    assert ratio[0] <= 1.3 * ratio[1]
     assert table("cifar_ood", found).count("\n| ") == 1 + len(methods)
     assert (tmp_path / "r.png").exists()
 
@@ -87,12 +89,13 @@ def test_the_classes_in_and_out_of_distribution_are_told_apart(tmp_path):
 
     write_letters(tmp_path)
     write_cifar(tmp_path / "cifar10_jpeg.tar.xz")
-    counts = Namespace(train=160, validation=80, curvature=40, test=6, outside=20)
+    counts = Namespace(train=160, validation=80, search=60, curvature=40, test=6, outside=20)
     sets = cifar_ood.read_sets(tmp_path, counts)
     for _, y in (sets.train, sets.validation, sets.test):
         assert sorted(set(y.tolist())) == list(range(8))
     assert len(sets.train[1]) == 160
     assert len(sets.validation[1]) == 80
+    assert len(sets.search[1]) == 60
     # The two last classes are the brightest.
     assert float(sets.outside["ships and trucks"].mean()) > float(sets.test[0].mean())
     assert sets.outside["KMNIST"].shape == (20, 3, 32, 32)
@@ -121,6 +124,7 @@ def test_ella_of_a_vision_transformer(tmp_path, monkeypatch):
     assert found["methods"]["ella"]["mutual_information"]["mean_auroc"] != 0.5
     assert found["methods"]["ella"]["nll"] > 0
     assert "\n| ella | " in table("ella_vit", found)
+    assert (tmp_path / "r.png").exists()
 
 
 @pytest.mark.slow
