@@ -22,7 +22,7 @@ from ood import Sets, Study, parser, picture, results_of, sparse_options, traine
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bayes_vio.classification import Method, TrainingSettings
+from bayes_vio.classification import TrainingSettings
 from bayes_vio.classification.images import ImageSet, read_image_tar, read_npz
 
 RESULTS = Path(__file__).parent / "results" / "cifar_ood.json"
@@ -135,10 +135,10 @@ def main() -> None:
         arguments.work.mkdir(parents=True, exist_ok=True)
     network = trained(resnet8, sets, training, arguments.work)
     options = {
-        Method.INF: sparse_options(network, arguments.rank),
-        Method.SUBNETWORK: {"subset_size": 1000},
-        Method.ELLA: {"n_points": 2000, "n_eigen": 20},
-        Method.ENSEMBLE: {"members": arguments.members},
+        "inf": sparse_options(network, arguments.rank),
+        "subnetwork": {"subset_size": 1000},
+        "ella": {"n_points": 2000, "n_eigen": 20},
+        "ensemble": {"members": arguments.members},
     }
     study = Study(sets, network, training, options, arguments.work)
     rows, predictions = study.compared(arguments.methods)

@@ -18,7 +18,7 @@ import torch
 from ood import Study, parser, picture, results_of, trained, write
 from torch import Tensor, nn
 
-from bayes_vio.classification import Method, TrainingSettings
+from bayes_vio.classification import TrainingSettings
 
 RESULTS = Path(__file__).parent / "results" / "ella_vit.json"
 METHODS = ("map", "temperature", "last_layer", "inf", "ella")
@@ -84,7 +84,7 @@ def compare(arguments: argparse.Namespace) -> None:
         arguments.work.mkdir(parents=True, exist_ok=True)
     make = functools.partial(vision_transformer, arguments.width, arguments.layers)
     network = trained(make, sets, training, arguments.work)
-    options = {Method.ELLA: {"n_points": arguments.points, "n_eigen": 20}}
+    options = {"ella": {"n_points": arguments.points, "n_eigen": 20}}
     study = Study(sets, network, training, options, arguments.work)
     rows, predictions = study.compared(arguments.methods)
     n_weights = sum(p.numel() for p in network.parameters())

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayes_vio.choices import NumberFormat
 from bayes_vio.classification import BayesianClassifier, ClassPrediction, Method, TrainingSettings
 from bayes_vio.classification.detection import Score, detection, sparsification
 from bayes_vio.classification.methods import PriorChoice
@@ -68,36 +69,40 @@ class Sets:
 
 @dataclass(frozen=True)
 class Study:
-    """What methods are compared on, and how; ``options`` are methods' own settings."""
+    """What methods are compared on, and how; ``options`` are methods' own settings.
+
+    Methods go by name; a name may end in a number format, as "inf_float8".
+    """
 
     sets: Sets
     network: nn.Module
     training: TrainingSettings
-    options: Mapping[Method, dict[str, Any]] = field(default_factory=dict)
+    options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     work: Path | None = None
 
     def compared(self, methods: Sequence[str]) -> tuple[dict[str, Any], dict[str, Predictions]]:
         """Return every method's figures and its predictions by set."""
         rows, predictions = {}, {}
         for name in methods:
-            rows[name], predictions[name] = self.measured_once(Method(name))
+            rows[name], predictions[name] = self.measured_once(name)
             print(table({name: rows[name]}).splitlines()[1], flush=True)
         return rows, predictions
 
-    def measured_once(self, method: Method) -> tuple[dict[str, Any], Predictions]:
+    def measured_once(self, name: str) -> tuple[dict[str, Any], Predictions]:
         """Measure a method, or return what the work folder has of it."""
-        kept = self.work and self.work / f"{method.value}.pt"
+        kept = self.work and self.work / f"{name}.pt"
         if kept and kept.exists():
             row, parts = torch.load(kept, weights_only=True)
-            return row, {name: ClassPrediction(*values) for name, values in parts.items()}
-        row, predictions = self.measured(method)
+            return row, {part: ClassPrediction(*values) for part, values in parts.items()}
+        row, predictions = self.measured(name)
         if kept:
             parts = {n: [getattr(p, f.name) for f in fields(p)] for n, p in predictions.items()}
             torch.save((row, parts), kept)
         return row, predictions
 
-    def measured(self, method: Method) -> tuple[dict[str, Any], Predictions]:
+    def measured(self, name: str) -> tuple[dict[str, Any], Predictions]:
         """Fit one method and score it; also return its predictions by set."""
+        method, number_format = parted(name)
         sets, is_laplace = self.sets, method.is_laplace
         clf = BayesianClassifier(
             self.network,
@@ -105,11 +110,13 @@ class Study:
             training=self.training,
             batch_size=BATCH_SIZE,
             prior_precision=PRIOR.value if is_laplace else None,
-            **self._options(method),
+            **self._options(name, is_laplace),
         )
         start = time.process_time()
         data = sets.curvature if is_laplace else sets.trained_on()
         clf.fit(data, sets.search if is_laplace else sets.validation)
+        if number_format is not NumberFormat.NATIVE:
+            clf = clf.with_number_format(number_format)
         fit_s = time.process_time() - start
         start = time.process_time()
         predictions = {sets.inside: clf.predict(sets.test[0])}
@@ -126,10 +133,19 @@ class Study:
             row["n_data_of_posterior"] = clf.posterior.n_data
         return row, predictions
 
-    def _options(self, method: Method) -> dict[str, Any]:
+    def _options(self, name: str, is_laplace: bool) -> dict[str, Any]:
         """Return a method's settings; a curvature is a mean, which all training data multiply."""
-        n_data = {"n_data": float(len(self.sets.train[1]))} if method.is_laplace else {}
-        return dict(self.options.get(method, {})) | n_data
+        n_data = {"n_data": float(len(self.sets.train[1]))} if is_laplace else {}
+        return dict(self.options.get(name, {})) | n_data
+
+
+def parted(name: str) -> tuple[Method, NumberFormat]:
+    """Return the method and the number format of a name such as "inf_float8"."""
+    method, _, last = name.rpartition("_")
+    formats = {f.value: f for f in NumberFormat}
+    return (
+        (Method(method), formats[last]) if last in formats else (Method(name), formats["native"])
+    )
 
 
 def trained(
@@ -146,8 +162,22 @@ def trained(
 
 def sparse_options(network: nn.Module, rank: int) -> dict[str, Any]:
     """Return INF's settings: what it may store goes to the layers that gain most by it."""
-    n_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
-    return {"rank": rank, "max_bytes": int(STORAGE * n_bytes)}
+    return {"rank": rank, "max_bytes": int(STORAGE * parameter_bytes(network))}
+
+
+def compact_options(network: nn.Module, rank: int) -> dict[str, Any]:
+    """Return the settings of INF in float8, stored within STORAGE times a diagonal in bfloat16.
+
+    The diagonal takes a byte a number where that one takes two, and numbers of the low rank take
+    two bytes; a thirtieth of what is left is for the diagonal's scales.
+    """
+    low_rank = (STORAGE * 2 - 1) / 2 * (1 - 1 / 30)
+    return {"rank": rank, "max_bytes": int((1 + low_rank) * parameter_bytes(network))}
+
+
+def parameter_bytes(network: nn.Module) -> int:
+    """Return the bytes of a network's parameters, and of a diagonal of the same dtype."""
+    return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
 def scores(predictions: Predictions, target: Tensor) -> dict[str, Any]:
@@ -163,17 +193,25 @@ def scores(predictions: Predictions, target: Tensor) -> dict[str, Any]:
     return found
 
 
-def verdict(rows: dict[str, Any], score: Score = Score.ENTROPY) -> dict[str, bool]:
-    """Return what the sparse information form is expected to reach, and whether it does."""
-    auroc = {name: row[score.value]["mean_auroc"] for name, row in rows.items()}
-    inf, point = rows["inf"], rows["map"]
-    ratio = inf["posterior_bytes"] / rows["diagonal"]["posterior_bytes"]
+def verdict(
+    rows: dict[str, Any], name: str = "inf", score: Score = Score.ENTROPY
+) -> dict[str, bool]:
+    """Return what the sparse information form is expected to reach, and whether it does.
+
+    Where it is in float8, the diagonal that its storage is compared with is one in bfloat16.
+    """
+    auroc = {n: row[score.value]["mean_auroc"] for n, row in rows.items()}
+    inf, point = rows[name], rows["map"]
+    is_native = parted(name)[1] is NumberFormat.NATIVE
+    diagonal, shown = rows["diagonal"]["posterior_bytes"], "diagonal's"
+    if not is_native:
+        diagonal, shown = diagonal / 2, "a bfloat16 diagonal's"
     return {
-        "AUROC at least diagonal's": auroc["inf"] >= auroc["diagonal"],
-        "AUROC at least the last layer's": auroc["inf"] >= auroc["last_layer"],
-        "AUROC within 0.01 of KFAC's": auroc["inf"] >= auroc["kfac"] - 0.01,
-        "AUROC within 0.01 of EFB's": auroc["inf"] >= auroc["efb"] - 0.01,
-        f"at most {STORAGE} times diagonal's storage": ratio <= STORAGE,
+        "AUROC at least diagonal's": auroc[name] >= auroc["diagonal"],
+        "AUROC at least the last layer's": auroc[name] >= auroc["last_layer"],
+        "AUROC within 0.01 of KFAC's": auroc[name] >= auroc["kfac"] - 0.01,
+        "AUROC within 0.01 of EFB's": auroc[name] >= auroc["efb"] - 0.01,
+        f"at most {STORAGE} times {shown} storage": inf["posterior_bytes"] <= STORAGE * diagonal,
         "NLL below MAP's": inf["nll"] < point["nll"],
         "ECE below MAP's": inf["ece"] < point["ece"],
     }
@@ -193,6 +231,8 @@ def results_of(study: Study, rows: dict[str, Any], **settings: Any) -> dict[str,
     }
     if {"inf", "map", "diagonal", "last_layer", "kfac", "efb"} <= set(rows):
         results["verdict"] = verdict(rows)
+        if "inf_float8" in rows:
+            results["verdict_float8"] = verdict(rows, "inf_float8")
     return results
 
 

@@ -96,8 +96,12 @@ def _random_labels(r: dict[str, Any]) -> str:
 
 def _missed(r: dict[str, Any]) -> list[str]:
     """Return what was asked of INF and is not so, where the methods it is asked of are there."""
-    missed = [claim for claim, held in r.get("verdict", {}).items() if not held]
-    return ["", f"Asked of INF and missed: {'; '.join(missed)}."] if missed else []
+    lines = []
+    for key, name in (("verdict", "INF"), ("verdict_float8", "INF in float8")):
+        missed = [claim for claim, held in r.get(key, {}).items() if not held]
+        if missed:
+            lines += ["", f"Asked of {name} and missed: {'; '.join(missed)}."]
+    return lines
 
 
 def _outside(r: dict[str, Any], inside: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayes_vio.choices import NumberFormat
 from bayes_vio.classification.batches import Batches, as_batches, as_inputs, as_labels, survey
 from bayes_vio.classification.fits import Fit, LaplaceFit, PointFit, predict_in_full
 from bayes_vio.classification.methods import (
@@ -218,6 +219,16 @@ class BayesianClassifier:
         other = copy.copy(self)
         other._device = choose_device(str(device))
         other._fit = self.fitted.to(device)
+        return other
+
+    def with_number_format(self, value: NumberFormat | str) -> BayesianClassifier:
+        """Return the fitted classifier, its posterior rounded to what is stored; this one stays.
+
+        value: "bfloat16" or "float8", see ``Posterior.with_number_format``. Raises ValueError
+        under methods other than "inf" and "diagonal".
+        """
+        other = copy.copy(self)
+        other._fit = LaplaceFit(self.posterior.with_number_format(value))
         return other
 
     def save(self, path: Path | str) -> None:

@@ -7,6 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from ood import STORAGE, compact_options, parted, sparse_options
+
+from bayes_vio.choices import NumberFormat
+from bayes_vio.classification import Method
+from bayes_vio.classification.networks import lenet
+from bayes_vio.posterior import fit_posterior
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,11 +38,33 @@ def write_images(folder: Path) -> None:
         np.savez(folder / f"{name}.npz", x=noise, y=np.zeros(50, np.uint8))
 
 
+def test_a_name_may_end_in_a_number_format():
+    assert parted("inf_float8") == (Method.INF, NumberFormat.FLOAT8)
+    assert parted("last_layer") == (Method.LAST_LAYER, NumberFormat.NATIVE)
+    with pytest.raises(ValueError, match="float9"):
+        parted("inf_float9")
+
+
+def test_storage_stays_within_what_is_asked():
+    network = lenet()
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.rand(12, 1, 28, 28, generator=generator), torch.arange(12) % 10)]
+
+    def fitted(structure: str, **options):
+        return fit_posterior(network, data, "categorical", structure, **options)
+
+    diagonal = fitted("diagonal").nbytes
+    native = fitted("inf", **sparse_options(network, 400)).nbytes
+    assert 1.2 * diagonal < native <= STORAGE * diagonal
+    compact = fitted("inf", **compact_options(network, 1000)).with_number_format("float8").nbytes
+    assert diagonal / 2 < compact <= STORAGE * diagonal / 2
+
+
 @pytest.mark.slow
 def test_mnist_out_of_distribution(tmp_path):
     pytest.importorskip("sklearn")
     write_images(tmp_path)
-    methods = ["map", "diagonal", "kfac", "efb", "inf", "last_layer", "mc_dropout"]
+    methods = ["map", "diagonal", "kfac", "efb", "inf", "inf_float8", "last_layer", "mc_dropout"]
     command = [
         sys.executable, str(ROOT / "benchmarks" / "mnist_ood.py"), "--data", str(tmp_path),
         "--train", "200", "--epochs", "3", "--curvature", "50", "--search", "40", "--test", "100",
@@ -48,7 +77,8 @@ def test_mnist_out_of_distribution(tmp_path):
     again = json.loads((tmp_path / "r.json").read_text())
     assert again["methods"] == first["methods"]
     assert list(first["methods"]) == methods
-    assert len(first["verdict"]) == 7
+    assert len(first["verdict"]) == len(first["verdict_float8"]) == 7
+    assert first["verdict_float8"]["at most 1.3 times a bfloat16 diagonal's storage"]
     ratio = [first["methods"][m]["posterior_bytes"] for m in ("inf", "diagonal")]
     assert ratio[0] <= 1.3 * ratio[1]
     for row in first["methods"].values():

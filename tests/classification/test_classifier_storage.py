@@ -46,6 +46,25 @@ def test_an_updated_classifier_is_stored_too(tmp_path):
     assert loaded.posterior.n_data == 120
 
 
+@pytest.mark.parametrize("method", ["inf", "diagonal"])
+def test_eight_bits_are_stored_smaller_and_load_to_the_same_predictions(method, tmp_path):
+    native = fitted(method)
+    clf = native.with_number_format("float8")
+    assert clf.posterior.nbytes < 0.6 * native.posterior.nbytes
+    exact = native.predict(X).logits_cov
+    assert torch.allclose(clf.predict(X).logits_cov, exact, rtol=0.1, atol=0.1 * exact.std())
+    clf.save(tmp_path / "c")
+    loaded = BayesianClassifier.load(tmp_path / "c", network())
+    assert torch.equal(loaded.predict_proba(X), clf.predict_proba(X))
+    assert loaded.nbytes == clf.nbytes
+
+
+@pytest.mark.parametrize("method", ["kfac", "map", "ensemble"])
+def test_other_methods_have_no_number_format(method):
+    with pytest.raises(ValueError, match=r"no Laplace posterior|kept in the network's dtype"):
+        fitted(method).with_number_format("bfloat16")
+
+
 @pytest.mark.parametrize("method", ["temperature", "inf", "mean_field"])
 def test_any_changed_byte_is_refused(method, tmp_path):
     fitted(method).save(tmp_path / "c")
