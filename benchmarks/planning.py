@@ -32,7 +32,8 @@ from bayes_vio.planning import Decision, Growth, Planner, PlannerSettings, Vehic
 from bayes_vio.planning.belief import roll_out
 from bayes_vio.planning.monte_carlo import touches
 from bayes_vio.planning.obstacles import Obstacles
-from bayes_vio.planning.risk import Stations, collision_bound, station_indices, stations_of
+from bayes_vio.planning.risk import collision_bound
+from bayes_vio.planning.stations import Stations, station_indices, stations_of
 
 Array = NDArray[np.float64]
 RESULTS = Path(__file__).parent / "results" / "planning.json"

@@ -60,9 +60,6 @@ class Directions:
     turning: Tensor
     var: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Directions:
-        return Directions(*(value[rows] for value in vars(self).values()))
-
     def half_planes(self, choice: Tensor) -> HalfPlanes:
         """Return one half-plane per row by its number, choice [n]."""
         rows = torch.arange(len(choice), device=choice.device)
@@ -70,23 +67,19 @@ class Directions:
         lever = torch.cat([normal, self.turning[rows, choice, :, None]], -1)
         return HalfPlanes(self.gap[rows, choice], lever, self.var[rows, choice].sqrt())
 
-    def all_half_planes(self) -> HalfPlanes:
-        """Return every half-plane [n, k]."""
-        normal = self.normals[..., None, :].expand(*self.gap.shape, 2)
-        return HalfPlanes(
-            self.gap, torch.cat([normal, self.turning[..., None]], -1), self.var.sqrt()
-        )
-
     def farthest(self) -> Tensor:
         """Return the number [n] of the half-plane that is farthest, in standard deviations."""
         return (self.gap * self.var.rsqrt()).amin(-1).argmax(-1)
 
 
-def directions(poses: Tensor, covs: Tensor, corners: Tensor, obstacles: Obstacles) -> Directions:
+def directions(
+    poses: Tensor, covs: Tensor, corners: Tensor, obstacles: Obstacles, grown_m: Tensor
+) -> Directions:
     """Return the directions that may separate the footprint from the polygon of its row.
 
-    poses [n, 3], covs [n, 3, 3] of (x, y, yaw) about fixed axes; obstacles: n of them. They are
-    the normals of the polygon's edges and of the footprint's sides, which separate edges from
+    poses [n, 3], covs [n, 3, 3] of (x, y, yaw) about fixed axes; obstacles: n of them; grown_m
+    [n]: by which the footprint is larger than its corners [4, 2] (m) on all sides. They are the
+    normals of the polygon's edges and of the footprint's sides, which separate edges from
     vertices, and the one between the nearest pair of vertices.
     """
     turned, rate = offsets_of(poses[..., 2], corners)
@@ -95,7 +88,7 @@ def directions(poses: Tensor, covs: Tensor, corners: Tensor, obstacles: Obstacle
     reach = (others @ obstacles.vertices.mT).amin(-1)
     normals = torch.cat([obstacles.normals, others], 1)
     offsets = torch.cat([obstacles.offsets, reach], 1)
-    gap = offsets[..., None] - normals @ places.mT
+    gap = (offsets - grown_m[:, None])[..., None] - normals @ places.mT
     turning = normals @ rate.mT
     return Directions(normals, gap, turning, _variance(normals, turning, covs))
 

@@ -16,8 +16,9 @@ from bayes_vio.planning.candidates import Candidates, Lattice, Start, candidates
 from bayes_vio.planning.lane import lane_borders
 from bayes_vio.planning.monte_carlo import touches
 from bayes_vio.planning.obstacles import Obstacles
-from bayes_vio.planning.risk import collision_bound, station_indices, stations_of, within_reach
+from bayes_vio.planning.risk import collision_bound, within_reach
 from bayes_vio.planning.route import Route
+from bayes_vio.planning.stations import station_indices, stations_of
 from bayes_vio.planning.vehicle import Vehicle
 from bayes_vio.planning.world import World
 
@@ -43,13 +44,14 @@ class PlannerSettings:
     lane_half_width_m: None where there is no lane. spacing_m: between stations of risk. Weights
     of a candidate's cost: speed (share of the full speed missing), offset (share of the lattice's
     largest), steering (share of the full lock), risk (share of the bound used). samples: of the
-    Monte Carlo estimate on the chosen plan. goal_tolerance_m: arrived within it, standing.
+    Monte Carlo estimate on the chosen plan, 0 for none. goal_tolerance_m: arrived within it,
+    standing.
     """
 
     collision_max: float = 0.01
     lane_departure_max: float = 0.05
     lane_half_width_m: float | None = None
-    spacing_m: float = 1.5
+    spacing_m: float = 0.9
     speed_weight: float = 1.0
     offset_weight: float = 0.3
     steering_weight: float = 0.1
@@ -62,9 +64,11 @@ class PlannerSettings:
         for name in ("collision_max", "lane_departure_max"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a probability")
-        for name in ("spacing_m", "samples", "goal_tolerance_m"):
+        for name in ("spacing_m", "goal_tolerance_m"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a number above 0")
+        if self.samples < 0:
+            raise ValueError(f"samples is {self.samples}: give 0, for no estimate, or more")
 
 
 @dataclass(frozen=True)
@@ -166,8 +170,9 @@ class Planner:
         return lane_borders(route, start_m, start_m + reach_m, half_width_m).to(self.device)
 
     def _risks(self, rolled: RolledBelief, obstacles: Obstacles, lane: Obstacles) -> Risks:
-        stations = stations_of(rolled, station_indices(rolled.poses, self.settings.spacing_m))
         s = self.settings
+        index = station_indices(rolled.poses, s.spacing_m)
+        stations = stations_of(rolled, index, self.vehicle)
         collision = collision_bound(stations, self.vehicle, obstacles, s.collision_max)
         departure = collision_bound(stations, self.vehicle, lane, s.lane_departure_max)
         allowed = (collision <= s.collision_max) & (departure <= s.lane_departure_max)
@@ -225,10 +230,17 @@ class Planner:
     def _estimate(
         self, rolled: RolledBelief, chosen: int, obstacles: Obstacles, seed: int
     ) -> float:
-        """Return the share of sampled true motions along a candidate that touch an obstacle."""
+        """Return the share of sampled true motions along a candidate that touch an obstacle.
+
+        NaN where none are to be sampled.
+        """
+        if not self.settings.samples:
+            return float("nan")
         one = rolled.of(chosen)
         index = station_indices(one.poses, self.settings.spacing_m)
-        near = within_reach(stations_of(one, index), self.vehicle, obstacles).any(1)[0]
+        near = within_reach(stations_of(one, index, self.vehicle), self.vehicle, obstacles).any(1)[
+            0
+        ]
         if not near.any():
             return 0.0
         generator = torch.Generator().manual_seed(seed)

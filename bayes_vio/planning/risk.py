@@ -7,8 +7,8 @@ share: for any tree over the events e,
     P(union) <= P(root) + sum_e P(e and not parent(e)).                                     (P3)
 
 Each corner's parent is itself at the station before, or its neighbour at the same station,
-whichever shares more. An obstacle that only few stations come near is bounded by the sum of their
-wedges, too. Over obstacles the bounds are added (Boole).
+whichever shares more. An obstacle that only few stations come near is bounded by the sum of
+slices of heading (P4) over them, too. Over obstacles the bounds are added (Boole).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayes_vio.planning.belief import RolledBelief, at
 from bayes_vio.planning.bivariate import upper_quadrant, upper_tail
 from bayes_vio.planning.half_planes import HalfPlanes, directions
+from bayes_vio.planning.heading_slices import sliced_bound
 from bayes_vio.planning.obstacles import Obstacles
+from bayes_vio.planning.stations import Stations
 from bayes_vio.planning.vehicle import FRONT_LEFT, FRONT_RIGHT, REAR_LEFT, REAR_RIGHT, Vehicle
-from bayes_vio.planning.wedges import wedge_bound
 
 # An obstacle farther away than this many standard deviations counts as out of reach (1e-9).
 _OUT_OF_REACH = 6.0
@@ -42,55 +42,6 @@ _NEIGHBOURS = (
 )
 
 
-@dataclass(frozen=True)
-class Stations:
-    """The belief at the places of candidate paths where its risk is counted.
-
-    poses [c, s, 3]: x, y (m), yaw (rad). covs [c, s, 3, 3]: about fixed axes. earlier_covs
-    [c, s, 3, 3]: covariance of each station's error with that of the station before. counts
-    [c, s]: False where a path that is shorter than others stays at its end.
-    """
-
-    poses: Tensor
-    covs: Tensor
-    earlier_covs: Tensor
-    counts: Tensor
-
-    @staticmethod
-    def alone(poses: Tensor, covs: Tensor) -> Stations:
-        """Return stations of which no two belong to one path; poses [c, 3], covs [c, 3, 3]."""
-        counts = torch.ones(len(poses), 1, dtype=torch.bool, device=poses.device)
-        return Stations(poses[:, None], covs[:, None], covs[:, None], counts)
-
-
-def stations_of(rolled: RolledBelief, index: Tensor) -> Stations:
-    """Return the stations of paths at times index [c, s]."""
-    before = torch.cat([index[:, :1], index[:, :-1]], 1)
-    counts = index != before
-    counts[:, 0] = True
-    return Stations(
-        at(rolled.poses, index),
-        rolled.cov_between(index, index),
-        rolled.cov_between(index, before),
-        counts,
-    )
-
-
-def station_indices(poses: Tensor, spacing_m: float) -> Tensor:
-    """Return the times [c, s] at which paths [c, t, 3] have come spacing_m further, and the end.
-
-    Spaced in metres, so that neither the time step nor a slow car makes more of them. The way
-    between two of them is spacing_m plus one time step's at most.
-    """
-    way = (poses[:, 1:, :2] - poses[:, :-1, :2]).norm(dim=-1).cumsum(-1)
-    way = torch.nn.functional.pad(way, (1, 0))
-    count = int(torch.ceil(way.max() / spacing_m)) + 1
-    marks = spacing_m * torch.arange(count, dtype=way.dtype, device=way.device)
-    index = torch.searchsorted(way, marks.expand(len(way), count).contiguous())
-    last = torch.full_like(index[:, :1], poses.shape[1] - 1)
-    return torch.cat([index.clamp(max=poses.shape[1] - 1), last], 1)
-
-
 def collision_bound(
     stations: Stations, vehicle: Vehicle, obstacles: Obstacles, limit: float | None = None
 ) -> Tensor:
@@ -105,8 +56,9 @@ def collision_bound(
     rows = Rows.of(within_reach(stations, vehicle, obstacles), stations)
     if not len(rows.candidate):
         return total
+    shapes = obstacles[rows.obstacle]
     corners = vehicle.corners.to(total.device)
-    toward = directions(rows.poses, rows.covs, corners, obstacles[rows.obstacle])
+    toward = directions(rows.poses, rows.covs, corners, shapes, rows.swept_m)
     planes = toward.half_planes(toward.farthest())
     bound = _of_pairs(rows, union_bound(planes, rows), len(obstacles))
     single = upper_tail(planes.distance).sum(-1)
@@ -118,7 +70,9 @@ def collision_bound(
         worth &= undecided[:, None]
     refine = worth[rows.candidate, rows.obstacle] & likely
     if refine.any():
-        single[refine] = wedge_bound(toward[refine], rows.covs[refine])
+        values = (v[refine] for v in (rows.poses, rows.covs, rows.swept_m, shapes))
+        sliced = sliced_bound(*values, corners)
+        single[refine] = torch.minimum(single[refine], sliced)
         bound = torch.minimum(bound, _of_pairs(rows, single, len(obstacles)))
     return bound.sum(-1).clamp(max=1.0)
 
@@ -138,7 +92,7 @@ def within_reach(stations: Stations, vehicle: Vehicle, obstacles: Obstacles) -> 
     position = stations.poses[..., None, :2]
     # The largest standard deviation in any direction, bounded by the trace.
     std = stations.covs[..., :2, :2].diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
-    margin = vehicle.radius_m + _OUT_OF_REACH * std[..., None]
+    margin = (vehicle.radius_m + stations.swept_m + _OUT_OF_REACH * std)[..., None]
     near = (position - obstacles.centres).norm(dim=-1) - obstacles.radii < margin
     near &= stations.counts[..., None]
     c, s, o = torch.nonzero(near, as_tuple=True)
@@ -151,7 +105,8 @@ def within_reach(stations: Stations, vehicle: Vehicle, obstacles: Obstacles) -> 
 class Rows:
     """A flat list of stations with an obstacle in reach.
 
-    candidate, obstacle [n]: whose. poses [n, 3], covs, earlier_covs [n, 3, 3]: as in Stations.
+    candidate, obstacle [n]: whose. poses [n, 3], covs, earlier_covs [n, 3, 3], swept_m [n]: as in
+    Stations.
     before [n]: the row of the same candidate and obstacle at the station before, -1 for none.
     candidates: how many there are.
     """
@@ -161,6 +116,7 @@ class Rows:
     poses: Tensor
     covs: Tensor
     earlier_covs: Tensor
+    swept_m: Tensor
     before: Tensor
     candidates: int
 
@@ -172,7 +128,8 @@ class Rows:
         number[c, s, o] = torch.arange(len(c), device=near.device)
         before = torch.where(s > 0, number[c, (s - 1).clamp(min=0), o], -1)
         poses, covs = stations.poses[c, s], stations.covs[c, s]
-        return Rows(c, o, poses, covs, stations.earlier_covs[c, s], before, len(near))
+        earlier_covs, swept_m = stations.earlier_covs[c, s], stations.swept_m[c, s]
+        return Rows(c, o, poses, covs, earlier_covs, swept_m, before, len(near))
 
 
 def union_bound(planes: HalfPlanes, rows: Rows) -> Tensor:

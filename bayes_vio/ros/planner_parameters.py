@@ -54,7 +54,7 @@ class PlannerParameters:
         0.0, "From the route to the lane's borders; 0: there is no lane", "m", 0.0, 50.0
     )
     risk_spacing_m: float = number(
-        1.5, "Way between two stations at which risk is counted", "m", 0.2, 5.0
+        0.9, "Way between two stations at which risk is counted", "m", 0.2, 5.0
     )
     samples: int = number(
         500, "Motions sampled to estimate the chosen plan's probabilities", "motions", 1, 100000

@@ -172,7 +172,7 @@ def test_settings_that_mean_nothing_are_refused():
     for make in (
         lambda: PlannerSettings(collision_max=0.0),
         lambda: PlannerSettings(lane_departure_max=1.0),
-        lambda: PlannerSettings(samples=0),
+        lambda: PlannerSettings(samples=-1),
         lambda: Lattice(offsets=4),
         lambda: Lattice(commit_s=9.0),
         lambda: Vehicle(wheelbase_m=float("nan")),

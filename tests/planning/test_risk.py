@@ -10,12 +10,8 @@ from bayes_vio.planning import Belief, Growth, Vehicle
 from bayes_vio.planning.belief import roll_out
 from bayes_vio.planning.monte_carlo import touches
 from bayes_vio.planning.obstacles import Obstacles
-from bayes_vio.planning.risk import (
-    Stations,
-    collision_bound,
-    station_indices,
-    stations_of,
-)
+from bayes_vio.planning.risk import collision_bound
+from bayes_vio.planning.stations import Stations, station_indices, stations_of
 from tests.planning_cases import belief, diagonal, sampled
 
 VEHICLE = Vehicle()
@@ -94,7 +90,7 @@ def test_a_path_past_obstacles_is_bounded():
         rolled = roll_out(belief(scale=g.uniform(0.5, 3)), poses, 0.1, Growth())
         place = poses[0, g.integers(41), :2].numpy() - [1.35, 0]
         obstacles = Obstacles.of([random_obstacle(g) + place for _ in range(2)])
-        stations = stations_of(rolled, station_indices(poses, 1.5))
+        stations = stations_of(rolled, station_indices(poses, 1.5), VEHICLE)
         bound = collision_bound(stations, VEHICLE, obstacles).item()
         if not 5e-3 < bound < 0.7:
             continue
@@ -116,8 +112,8 @@ def test_passing_a_wall_is_one_event_however_many_stations_it_has():
     rolled = roll_out(lasting, poses, 0.1, growth)
     wall = Obstacles.of([box(20, VEHICLE.half_width_m + 0.25 + 0.5, 100, 1)])
     truth = norm.sf(2.5)
-    for spacing_m in (0.8, 2.0, 8.0):
-        stations = stations_of(rolled, station_indices(poses, spacing_m))
+    for spacing_m in (0.8, 2.0, 3.5):
+        stations = stations_of(rolled, station_indices(poses, spacing_m), VEHICLE)
         bound = collision_bound(stations, VEHICLE, wall).item()
         assert truth * 0.98 <= bound <= 1.3 * truth
 
@@ -130,7 +126,7 @@ def test_stations_are_spaced_in_metres():
     assert (index[:, 0] == 0).all()
     assert (index[:, -1] == 40).all()
     rolled = roll_out(belief(), poses, 0.1, Growth())
-    counts = stations_of(rolled, index).counts.sum(-1)
+    counts = stations_of(rolled, index, VEHICLE).counts.sum(-1)
     assert counts[0] > 20
     assert counts[1] <= 8
 
