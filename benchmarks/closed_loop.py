@@ -238,7 +238,7 @@ def summarised(work: Work) -> dict[str, Any]:
 
 
 def compared(methods: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return ratios of ours to the others, on the same streets; None where nobody collided."""
+    """Return how ours compares with each other method on the streets that both drove."""
     told = {}
     for name, rows in methods.items():
         if rows[0]["method"] == "ours":
@@ -253,7 +253,7 @@ def compared(methods: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _ratios(both: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
-    ours, other = (sum(pair[k]["ending"] == "collided" for pair in both) for k in (0, 1))
+    ours, other = (_ended(both, k, "collided") for k in (0, 1))
     times = [
         (a["time_s"], b["time_s"]) for a, b in both if a["ending"] == b["ending"] == "arrived"
     ]
@@ -261,9 +261,25 @@ def _ratios(both: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]
     return {
         "streets": len(both),
         "collisions": [ours, other],
+        "times_fewer": round(other / ours, 1) if ours else None,
+        "times_fewer_at_least_95": times_fewer(ours, other),
+        "arrived": [_ended(both, k, "arrived") for k in (0, 1)],
         "both_arrived": len(times),
         "time_to_goal_ratio": None if ratio is None else round(ratio, 3),
     }
+
+
+def _ended(both: list[tuple[dict[str, Any], dict[str, Any]]], k: int, ending: str) -> int:
+    return sum(pair[k]["ending"] == ending for pair in both)
+
+
+def times_fewer(ours: int, other: int) -> float:
+    """Return by which factor, at least, ours collides less: the lower end of 95 %.
+
+    As many drives of both: given all collisions, ours are binomial (Clopper-Pearson).
+    """
+    most = float(beta.ppf(0.975, ours + 1, other)) if other else 1.0
+    return round((1 - most) / most, 2)
 
 
 def shown(number: int, scales: dict[str, float]) -> tuple[dict[str, Drive], Course]:

@@ -35,7 +35,8 @@ _PARTS = {
 
 def page(told: dict[str, Any], drives: dict[str, Drive], course: Course, vehicle: Vehicle) -> str:
     """Return the page of results, with drives of one street by method ("ours", "none", ...)."""
-    parts = [_part(name, told[name]) for name in _PARTS if told.get(name)]
+    compared = told.get("compared", {})
+    parts = [_part(name, told[name], compared.get(name, {})) for name in _PARTS if told.get(name)]
     body = [
         _header(told),
         *parts,
@@ -79,7 +80,7 @@ def _percent(interval: list[float]) -> str:
     return f"{100 * interval[0]:.1f}&ndash;{100 * interval[1]:.1f} %"
 
 
-def _part(name: str, methods: dict[str, Any]) -> str:
+def _part(name: str, methods: dict[str, Any], compared: dict[str, Any]) -> str:
     heads = ("told, bound", "drives", "collided", "left lane", "arrived", "time (s)",
              "monitor", "error / sigma")  # fmt: skip
     rows = [_row(method, group) for method, group in _ordered(methods)]
@@ -89,7 +90,49 @@ def _part(name: str, methods: dict[str, Any]) -> str:
         "would warn (3 sigma above 0.25 m across the car) and err (0.3 m), on what was believed. "
         "Error over sigma is 1 where the covariance is true."
     )
-    return f"<h2>{_PARTS[name]}</h2>" + markup.table(heads, rows, caption)
+    table = markup.table(heads, rows, caption)
+    return f"<h2>{_PARTS[name]}</h2>" + table + _comparison(compared)
+
+
+def _comparison(compared: dict[str, Any]) -> str:
+    """Return how ours compares with each other method on the streets that both drove."""
+    if not compared:
+        return ""
+    heads = ("ours / other, bound", "streets", "collisions", "times fewer", "arrived",
+             "both arrived", "time, ours / other")  # fmt: skip
+    rows = [_compared_row(name, pair) for name, pair in sorted(compared.items())]
+    caption = (
+        "On the same streets, with the same car and noise. Times fewer: with the lower end of the "
+        "95 % interval. Time: mean to the finish, over the streets on which both arrived. "
+    )
+    return markup.table(heads, rows, caption + " ".join(map(_plainly, compared.items())))
+
+
+def _compared_row(name: str, pair: dict[str, Any]) -> list[Cell]:
+    fewer, ratio = pair["times_fewer"], pair["time_to_goal_ratio"]
+    collisions, arrived = (" / ".join(map(str, pair[key])) for key in ("collisions", "arrived"))
+    least = f"<small>at least {pair['times_fewer_at_least_95']:.1f}</small>"
+    return [
+        Cell(escape(name)),
+        Cell(str(pair["streets"])),
+        Cell(collisions),
+        Cell(f"{'&infin;' if fewer is None else f'{fewer:.1f}'} {least}"),
+        Cell(arrived),
+        Cell(str(pair["both_arrived"])),
+        Cell(markup.DASH if ratio is None else f"{ratio:.2f}"),
+    ]
+
+
+def _plainly(item: tuple[str, dict[str, Any]]) -> str:
+    """Say where a method that does not collide does not arrive either."""
+    name, pair = item
+    other, streets = pair["arrived"][1], pair["streets"]
+    if "constant" not in name or other > 0.5 * streets:
+        return ""
+    return (
+        f"<b>{escape(name.split(' / ')[1])}</b> mostly stands still: it arrives on {other} of "
+        f"{streets} streets, ours on {pair['arrived'][0]}."
+    )
 
 
 def _row(method: str, group: dict[str, Any]) -> list[Cell]:

@@ -118,6 +118,7 @@ class Planner:
     settings: PlannerSettings = field(default_factory=PlannerSettings)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    @torch.inference_mode()
     def plan(self, belief: Belief, world: World, goal: Route | Array, seed: int = 0) -> Plan:
         """Return the candidate of least cost within the bounds, or else the hardest stop.
 

@@ -86,8 +86,8 @@ def _of_pairs(rows: Rows, value: Tensor, obstacles: int) -> Tensor:
 def within_reach(stations: Stations, vehicle: Vehicle, obstacles: Obstacles) -> Tensor:
     """Return where [c, s, o] an obstacle has more than a negligible probability.
 
-    By the circle about base_link that holds the footprint, which no error of heading moves, and
-    half-planes: toward the obstacle's circle, and those of its edges.
+    First by the circle about base_link that holds the footprint, which no error of heading moves;
+    then by the half-planes of the obstacle's edges.
     """
     position = stations.poses[..., None, :2]
     # The largest standard deviation in any direction, bounded by the trace.
@@ -96,9 +96,26 @@ def within_reach(stations: Stations, vehicle: Vehicle, obstacles: Obstacles) -> 
     near = (position - obstacles.centres).norm(dim=-1) - obstacles.radii < margin
     near &= stations.counts[..., None]
     c, s, o = torch.nonzero(near, as_tuple=True)
-    gap = obstacles.offsets[o] - (obstacles.normals[o] * position[c, s]).sum(-1)
-    near[c, s, o] = gap.amax(-1) < margin[c, s, 0]
+    near[c, s, o] = _edges_in_reach(stations, vehicle, obstacles[o], (c, s))
     return near
+
+
+def _edges_in_reach(
+    stations: Stations, vehicle: Vehicle, obstacles: Obstacles, of: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return where [n] the footprint may reach all half-planes of an obstacle's edges."""
+    poses, covs = stations.poses[of], stations.covs[of]
+    x, y = obstacles.normals.unbind(-1)
+    cos, sin = torch.cos(poses[:, 2, None]), torch.sin(poses[:, 2, None])
+    along, across = x * cos + y * sin, y * cos - x * sin
+    footprint = torch.where(along > 0, vehicle.front_m * along, -vehicle.rear_m * along)
+    footprint = footprint + vehicle.half_width_m * across.abs() + stations.swept_m[of][:, None]
+    gap = obstacles.offsets - x * poses[:, 0, None] - y * poses[:, 1, None] - footprint
+    a, b, d = covs[:, 0, 0, None], covs[:, 0, 1, None], covs[:, 1, 1, None]
+    # No corner's deviation is larger than that of the position and of the farthest corner's turn.
+    std = (a * x * x + 2 * b * x * y + d * y * y).sqrt()
+    std = std + vehicle.radius_m * covs[:, 2, 2, None].sqrt()
+    return (gap < _OUT_OF_REACH * std).all(-1)
 
 
 @dataclass(frozen=True)
