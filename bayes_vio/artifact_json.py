@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,11 @@ def reliability_from_json(value: dict[str, Any] | None) -> Reliability | None:
     if value is None:
         return None
     names = {f.name for f in fields(Reliability)}
+    usual = {f.name: f.default for f in fields(Reliability) if f.default is not MISSING}
+    value = {**usual, **value}
     if value.keys() != names:
         raise ValueError(f"its reliability tells {sorted(value)}, not {sorted(names)}")
+    lever_m = value["rotation_lever_m"]
     return Reliability(
         picture_mean=tuple(float(v) for v in value["picture_mean"]),
         picture_precision=tuple(
@@ -38,6 +41,9 @@ def reliability_from_json(value: dict[str, Any] | None) -> Reliability | None:
         unseen_share=float(value["unseen_share"]),
         disagreement_std=tuple(float(v) for v in value["disagreement_std"]),
         disagreement_response=tuple(float(v) for v in value["disagreement_response"]),
+        disagreement_bound=float(value["disagreement_bound"]),
+        rotation_lever_m=lever_m and tuple(tuple(float(v) for v in row) for row in lever_m),
+        vibration_std=tuple(float(v) for v in value["vibration_std"]),
     )
 
 

@@ -362,6 +362,9 @@ USUAL = Reliability(
     unseen_share=0.01,
     disagreement_std=(1e-3, 1e-3, 2e-3, 0.2, 5e-3),
     disagreement_response=(0.8, 0.8, 0.8, 1.0, 0.5),
+    disagreement_bound=2.75,
+    rotation_lever_m=((4.0, 10.0, 5.0), (0.5, 0.7, 9.0), (0.4, 1.3, 0.6)),
+    vibration_std=(4e-4, 8e-4, 0.0),
 )
 
 
@@ -370,6 +373,15 @@ def test_what_is_usual_for_the_inputs_is_kept(folder: Path) -> None:
     assert artifact.reliability is None
     replace(artifact, reliability=USUAL).save(folder)
     assert MotionArtifact.load(folder).reliability == USUAL
+
+
+def test_bound_and_levers_that_were_not_measured_have_a_default(folder: Path) -> None:
+    old = asdict(USUAL)
+    del old["disagreement_bound"], old["rotation_lever_m"], old["vibration_std"]
+    reseal(folder, reliability=old)
+    told = MotionArtifact.load(folder).reliability
+    expected = replace(USUAL, disagreement_bound=3.0, rotation_lever_m=None)
+    assert told == replace(expected, vibration_std=(0.0, 0.0, 0.0))
 
 
 def test_how_rotations_are_fused_is_kept(folder: Path) -> None:
@@ -405,6 +417,7 @@ def test_an_artifact_written_before_this_was_measured_is_read(folder: Path) -> N
         (asdict(USUAL) | {"picture_precision": [[1e300] * 4] * 4}, "up to 1e"),
         (asdict(USUAL) | {"disagreement_std": [0] * 5}, "five positive"),
         (asdict(USUAL) | {"colour": 1}, "tells"),
+        (asdict(USUAL) | {"rotation_lever_m": [[1.0] * 3]}, "nine levers"),
     ],
 )
 def test_what_nothing_measures_is_refused(folder: Path, value: object, message: str) -> None:

@@ -19,7 +19,6 @@ from bayes_vio.models.agreement import (
     SensorAgreement,
     camera_rotation,
     rotation_cov_of,
-    unusual_var,
 )
 from bayes_vio.models.reliability import Reliability, picture_statistics
 
@@ -44,16 +43,19 @@ class Doubt:
         causes = tuple(dict.fromkeys((*self.causes, Cause.SENSORS_DISAGREE)))
         return Doubt(self.share, self.rotation_cov + np.diag(rotation_var), causes)
 
-    def added_cov(self, cov: Array) -> Array:
+    def added_cov(self, cov: Array, lever_m: Array | None = None) -> Array:
         """Return what to add to a covariance [6, 6]: positive semi-definite.
 
-        How far a contradiction about rotation reaches into translation is not known: translation's
-        standard deviations grow with the square root of rotation's.
+        lever_m [3, 3]: how far a rotation's error moves the translation (m per rad). Where that is
+        not known, translation's standard deviations grow with the square root of rotation's.
         """
         added = self.share * cov
-        excess = np.trace(np.linalg.solve(cov[ANGULAR, ANGULAR], self.rotation_cov)) / 3
-        added[LINEAR, LINEAR] += (np.sqrt(1 + excess) - 1) * cov[LINEAR, LINEAR]
         added[ANGULAR, ANGULAR] += self.rotation_cov
+        if lever_m is not None:
+            added[LINEAR, LINEAR] += np.diag(lever_m**2 @ self.rotation_cov.diagonal())
+        else:
+            excess = np.trace(np.linalg.solve(cov[ANGULAR, ANGULAR], self.rotation_cov)) / 3
+            added[LINEAR, LINEAR] += (np.sqrt(1 + excess) - 1) * cov[LINEAR, LINEAR]
         return added
 
 
@@ -74,7 +76,7 @@ class Doubter:
         self._view_valid, self._settings = view_valid, settings
         self._unseen = unseen_share(view_valid)
         self._still = StillCells(view_valid)
-        self._agreement = SensorAgreement(settings.agreement_memory_s)
+        self._agreement = SensorAgreement(settings.agreement_memory_s, reliability.vibration_std)
         self.reset()
 
     def reset(self) -> None:
@@ -135,11 +137,12 @@ class Doubter:
         if self._unasked_s < self._settings.agreement_interval_s:
             return
         rotation, cov = camera_rotation(self._network, x)
-        weight = min(self._unasked_s, self._settings.agreement_interval_s) / gyro.dt_s
-        self._agreement.add(rotation[0], cov[0], gyro, max(1.0, weight))
+        elapsed_s = min(self._unasked_s, self._settings.agreement_interval_s)
+        self._agreement.add(rotation[0], cov[0], gyro, max(elapsed_s, gyro.dt_s))
         self._unasked_s = 0.0
 
     def _disagreement(self) -> tuple[Array, bool]:
-        theta, usual_std = self._agreement.theta, np.array(self._usual.disagreement_std)
-        var = unusual_var(theta, usual_std, np.array(self._usual.disagreement_response))
+        usual, usual_std = self._usual, np.array(self._usual.disagreement_std)
+        response = np.array(usual.disagreement_response)
+        var = self._agreement.estimate.unusual_var(usual_std, usual.disagreement_bound, response)
         return var, bool((var > (self._settings.disagreement_max * usual_std) ** 2).any())

@@ -103,8 +103,13 @@ class IncrementPredictor:
         self._complementary = ComplementaryFilter(artifact.crossover)
         self._contradiction = SlowContradiction(artifact.crossover)
         self._doubter: Doubter | None = None
-        if artifact.reliability is not None:
-            self._doubter = Doubter(artifact.reliability, artifact.model, view_valid, settings)
+        self._lever_m: Array | None = None
+        self._vibration_var: Array = np.zeros(3)
+        if (measured := artifact.reliability) is not None:
+            self._doubter = Doubter(measured, artifact.model, view_valid, settings)
+            self._vibration_var = np.square(measured.vibration_std)
+            if measured.rotation_lever_m is not None:
+                self._lever_m = np.array(measured.rotation_lever_m)
         self.reset()
 
     def reset(self) -> None:
@@ -197,7 +202,7 @@ class IncrementPredictor:
         noise_cov = check_spd(noise_cov, "the model's noise covariance")
         doubt = Doubt() if self._doubter is None else self._doubter.judge(interval, x)
         doubt = doubt.widened(self._contradicted(interval, mean, noise_cov))
-        added = doubt.added_cov(epistemic_cov + noise_cov)
+        added = doubt.added_cov(epistemic_cov + noise_cov, self._lever_m)
         return _Prediction(
             fused.mean,
             check_spd(epistemic_cov + added, "the widened epistemic covariance"),
@@ -216,7 +221,7 @@ class IncrementPredictor:
         if not _has_both_sensors(interval):
             return np.zeros(3)
         difference = mean[ANGULAR] - _gyro_rate(interval) * interval.dt_s
-        noise_var = noise_cov.diagonal()[ANGULAR]
+        noise_var = noise_cov.diagonal()[ANGULAR] + self._vibration_var
         return self._contradiction.add(difference, noise_var, interval.dt_s)
 
     def _measured(

@@ -4,12 +4,15 @@ The camera alone and the gyro each tell the rotation of an interval. Their diffe
 explained by what may be wrong with either, theta = (gyro bias b, scale s of the camera's
 rotations, time offset t):
 
-    y = H theta + e,    H = [dt 1, dt w, Dw],    e ~ N(0, cov of the camera's part),        (E-R2)
+    y = H theta + e,    H = [dt 1, dt w, Dw],    e ~ N(0, cov of the camera's part + V),    (E-R2)
 
-with w the gyro's mean rate and Dw by how much the rate changes over the interval. Recursive least
-squares that forget within ``memory_s`` keep theta. What validation shows of it is usual, and
-counts in the calibrated noise. What theta_i^2 exceeds that by, theta_i^2 - 4 var_i where positive
-with var_i the usual variance, is taken for the variance of an error that every increment has.
+with w the gyro's mean rate, Dw by how much the rate changes over the interval, and V what
+vibration adds, which the gyro feels and the camera does not show. Recursive least
+squares that forget within ``memory_s`` keep theta and its covariance P. What drives without an
+error show of theta_i is usual, with variance s_i^2, and counts in the calibrated noise. What
+exceeds it, theta_i^2 - k^2 (s_i^2 + P_ii) where positive, is taken for the variance of an error
+that every increment has. k is measured, too: so that of a drive that was left out one frame in
+twenty is beyond it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from bayes_vio.conventions import ANGULAR, ANGULAR_RATE
@@ -33,8 +36,8 @@ Network = Callable[[MotionInput], tuple[Tensor, Tensor]]
 # A priori: gyro bias (rad/s), scale, time offset (s). Beyond what any sensor in order has.
 _PRIOR_STD = np.array([0.03, 0.03, 0.03, 0.5, 0.1])
 _END_BINS = 4  # of either end of the window, whose difference is the change of the rate
-# Two usual standard deviations, squared: what exceeds them is not usual.
-_USUAL_WEIGHT = 4.0
+# What cannot be an error of the increments: the scale of the camera's rotations.
+_SCALE = 3
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ class GyroWindow:
 class SensorAgreement:
     """Follow theta [5] of E-R2 over intervals that have both sensors."""
 
-    def __init__(self, memory_s: float) -> None:
-        self._memory_s = memory_s
+    def __init__(self, memory_s: float, vibration_std: ArrayLike = 0.0) -> None:
+        self._memory_s, self._vibration_cov = memory_s, np.square(vibration_std) * np.eye(3)
         self.reset()
 
     def reset(self) -> None:
@@ -76,30 +79,46 @@ class SensorAgreement:
         self._told: Array = np.zeros(DISAGREEMENTS)
 
     def add(
-        self, rotation: Array, rotation_cov: Array, gyro: GyroWindow, weight: float = 1.0
+        self, rotation: Array, rotation_cov: Array, gyro: GyroWindow, elapsed_s: float
     ) -> None:
-        """Take the camera's rotation [3] with its covariance [3, 3], for ``weight`` intervals."""
-        H, kept = gyro.design, np.exp(-weight * gyro.dt_s / self._memory_s)
-        whitened = np.linalg.solve(rotation_cov, np.column_stack([H, rotation - gyro.rotation]))
-        self._information = kept * self._information + weight * H.T @ whitened[:, :-1]
-        self._told = kept * self._told + weight * H.T @ whitened[:, -1]
+        """Take the camera's rotation [3] with its covariance [3, 3], elapsed_s after the last."""
+        H, kept = gyro.design, np.exp(-elapsed_s / self._memory_s)
+        both = np.column_stack([H, rotation - gyro.rotation])
+        whitened = np.linalg.solve(rotation_cov + self._vibration_cov, both)
+        self._information = kept * self._information + H.T @ whitened[:, :-1]
+        self._told = kept * self._told + H.T @ whitened[:, -1]
 
     @property
-    def theta(self) -> Array:
-        """Return the estimate [5]; zero before the first interval."""
-        information = self._information + np.diag(_PRIOR_STD**-2)
-        return np.asarray(np.linalg.solve(information, self._told), np.float64)
+    def estimate(self) -> Estimate:
+        """Return theta and its variances; zero and the prior's before the first interval."""
+        cov = np.linalg.inv(self._information + np.diag(_PRIOR_STD**-2))
+        return Estimate(cov @ self._told, cov.diagonal().copy())
 
 
-def unusual_var(theta: Array, usual_std: Array, response: Array) -> Array:
-    """Return variances [5] of the errors that theta [5] shows beyond the usual.
+@dataclass(frozen=True)
+class Estimate:
+    """theta [5] of E-R2 and the variances [5] of what it is not known by."""
 
-    response [5]: which share of an error shows. A camera whose rotations are scaled wrongly says
-    nothing of the gyro, by which increments turn: that entry is zero.
-    """
-    var = np.maximum(theta**2 - _USUAL_WEIGHT * usual_std**2, 0.0) / response**2
-    var[3] = 0.0
-    return var
+    theta: Array
+    var: Array
+
+    def deviations(self, usual_std: Array) -> float:
+        """Return by how many deviations the most unusual error lies from none.
+
+        A camera whose rotations are scaled wrongly says nothing of the gyro, by which increments
+        turn: that entry does not count.
+        """
+        return float(np.sqrt(np.delete(self.theta**2 / (usual_std**2 + self.var), _SCALE).max()))
+
+    def unusual_var(self, usual_std: Array, bound: float, response: Array) -> Array:
+        """Return variances [5] of the errors that theta shows beyond ``bound`` deviations.
+
+        response [5]: which share of an error shows. The scale's is zero, see ``deviations``.
+        """
+        beyond = self.theta**2 - bound**2 * (usual_std**2 + self.var)
+        var = np.maximum(beyond, 0.0) / response**2
+        var[_SCALE] = 0.0
+        return var
 
 
 def rotation_cov_of(var: Array, gyro: GyroWindow) -> Array:

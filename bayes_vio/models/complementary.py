@@ -62,7 +62,8 @@ class SlowContradiction:
     """What network and gyro contradict each other by for seconds on end (E-M3).
 
     The network sees about x and y, and hardly about z, that a gyro has a bias that it had not in
-    the fit. E-M2 takes the gyro's word, so the covariance must tell.
+    the fit. E-M2 takes the gyro's word, so the covariance must tell. A gyro that is wrong about
+    one axis is trusted no more about another: the largest that is seen counts about all.
     """
 
     def __init__(self, crossover: Crossover) -> None:
@@ -76,8 +77,8 @@ class SlowContradiction:
     def add(self, difference: Array, noise_var: Array, dt_s: float) -> Array:
         """Return the variance [3] (rad^2) that an interval's rotation has beyond the usual.
 
-        difference [3]: the network's rotation less the gyro's (rad); noise_var [3]: the network's
-        own (rad^2). The average over the last seconds is held against its own noise.
+        difference [3]: the network's rotation less the gyro's (rad); noise_var [3]: the noise of
+        both (rad^2). The average over the last seconds is held against its own noise.
         """
         kept = np.exp(-dt_s / _MEMORY_S)
         self._sum = kept * self._sum + (1 - kept) * difference / dt_s
@@ -85,8 +86,8 @@ class SlowContradiction:
         average, elapsed_s = self._sum / self._weight, -_MEMORY_S * np.log1p(-self._weight)
         averaged = dt_s / min(2 * _MEMORY_S, elapsed_s)
         usual_var = _USUAL_RATE**2 + averaged * noise_var / dt_s**2
-        beyond = np.maximum(average**2 - _USUAL_DEVIATIONS**2 * usual_var, 0.0)
-        return self._trusts_gyro * beyond * dt_s**2
+        seen = np.maximum(average**2 - _USUAL_DEVIATIONS**2 * usual_var, 0.0)
+        return self._trusts_gyro * seen.max() * dt_s**2
 
 
 class ComplementaryFilter:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Levers = tuple[tuple[float, ...], ...]
 
 PICTURE_STATISTICS = 4  # contrast, edges across, edges along (logarithms), brightness
 DISAGREEMENTS = 5  # gyro bias [3] (rad/s), rotation scale (1), time offset (s)
@@ -42,9 +43,13 @@ class Reliability:
     picture_mean [4] and picture_precision [4, 4] of training's statistics, the latter scaled so
     that 5 % of validation lie beyond a distance of one; still_share, the share of cells that
     does not change for a while in 80 % of validation; unseen_share, the largest share of the view
-    that a camera of training did not see; disagreement_std [5], of what validation makes camera
-    and gyro seem to contradict each other by, and disagreement_response [5], which share of such
-    an error shows.
+    that a camera of training did not see; disagreement_std [5], of what drives without an error
+    make camera and gyro seem to contradict each other by, disagreement_response [5], which share
+    of such an error shows, and disagreement_bound, how many deviations are usual on a drive that
+    was left out (where it was not measured: what it was for others); rotation_lever_m [3, 3], how
+    far (m per rad) an error of the gyro's rotation about each axis (columns) moves the
+    translation, None where it was not measured; vibration_std [3] (rad), what an interval's
+    rotation by the gyro differs by from the camera's beyond the latter's own noise.
     """
 
     picture_mean: tuple[float, ...]
@@ -53,6 +58,9 @@ class Reliability:
     unseen_share: float
     disagreement_std: tuple[float, ...]
     disagreement_response: tuple[float, ...]
+    disagreement_bound: float = 3.0
+    rotation_lever_m: Levers | None = None
+    vibration_std: tuple[float, ...] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         """Raise ValueError for numbers that no fit measures."""
@@ -74,6 +82,14 @@ class Reliability:
         response = self.disagreement_response
         if len(response) != DISAGREEMENTS or not _positive(response) or max(response) > 1:
             raise ValueError("reliability needs five responses of disagreement in (0, 1]")
+        if not 1 <= self.disagreement_bound <= _LARGEST:
+            raise ValueError("reliability needs a bound of disagreement of at least 1 deviation")
+        lever_m = np.array(self.rotation_lever_m or np.zeros((3, 3)), np.float64)
+        if lever_m.shape != (3, 3) or not (lever_m.min() >= 0 and lever_m.max() <= _LARGEST):
+            raise ValueError("reliability needs nine levers of rotation, none below 0 m per rad")
+        vibration = np.array(self.vibration_std, np.float64)
+        if vibration.shape != (3,) or not (vibration.min() >= 0 and vibration.max() <= np.pi):
+            raise ValueError("reliability needs three deviations of vibration from 0 to pi rad")
 
     def picture_distance(self, statistics: Array) -> Array:
         """Return D^2 [...] of picture statistics [..., 4]; above 1 for 5 % of validation."""
@@ -143,4 +159,14 @@ def widened(a: Reliability, b: Reliability) -> Reliability:
         unseen_share=max(a.unseen_share, b.unseen_share),
         disagreement_std=tuple(std.max(0).tolist()),
         disagreement_response=tuple(response.min(0).tolist()),
+        disagreement_bound=max(a.disagreement_bound, b.disagreement_bound),
+        rotation_lever_m=_longest(a.rotation_lever_m, b.rotation_lever_m),
+        vibration_std=tuple(np.maximum(a.vibration_std, b.vibration_std).tolist()),
     )
+
+
+def _longest(a: Levers | None, b: Levers | None) -> Levers | None:
+    """Return the longer of each two levers, None where one artifact does not tell."""
+    if a is None or b is None:
+        return None
+    return tuple(map(tuple, np.maximum(a, b).tolist()))

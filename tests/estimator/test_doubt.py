@@ -151,6 +151,16 @@ def test_what_is_added_is_no_negative_variance(seed, share, scale):
     )
 
 
+def test_levers_tell_how_far_a_contradiction_reaches_into_translation():
+    rotation_cov = np.diag([1e-6, 4e-6, 0.0])
+    lever_m = np.array([[0.0, 10.0, 0.0], [3.0, 4.0, 7.0], [0.0, 0.0, 50.0]])
+    cov = np.diag([1e-4, 1e-6, 1e-6, 1e-7, 1e-7, 1e-8])
+    added = Doubt(0.0, rotation_cov).added_cov(cov, lever_m)
+    np.testing.assert_allclose(
+        added, np.diag([4e-4, 9e-6 + 64e-6, 0.0, 1e-6, 4e-6, 0.0]), atol=1e-18
+    )
+
+
 def test_the_cameras_rotation_comes_with_the_covariance_of_the_networks_cholesky():
     L = torch.tril(torch.rand(6, 6, generator=torch.Generator().manual_seed(0))) + torch.eye(6)
     x, _ = random_motion(3)

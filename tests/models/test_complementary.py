@@ -112,9 +112,9 @@ def test_a_bias_that_the_network_sees_widens_the_rotation() -> None:
     for _ in range(200):
         noise = rng.normal(size=3) * NOISE_STD
         var = told.add(noise - bias * DT_S, NOISE_STD**2, DT_S)
-    assert (np.sqrt(var[:2]) > 0.7 * np.abs(bias[:2]) * DT_S).all()
-    assert (np.sqrt(var[:2]) < 1.2 * np.abs(bias[:2]) * DT_S).all()
-    assert var[2] == 0
+    # About z nothing shows, but a gyro with two biases may have a third.
+    assert (np.sqrt(var) > 0.7 * np.abs(bias).max() * DT_S).all()
+    assert (np.sqrt(var) < 1.2 * np.abs(bias).max() * DT_S).all()
     told.reset()
     assert not told.add(np.zeros(3), NOISE_STD**2, DT_S).any()
 

@@ -90,6 +90,14 @@ def test_what_is_usual_for_one_is_usual_for_either(seed, shift):
     )
 
 
+def test_of_two_artifacts_the_longer_levers_and_the_wider_bound_are_kept():
+    a = replace(usual(), disagreement_bound=2.6, rotation_lever_m=((1.0, 2.0, 3.0),) * 3)
+    b = replace(usual(1), disagreement_bound=3.4, rotation_lever_m=((2.0, 1.0, 3.5),) * 3)
+    assert widened(a, b).disagreement_bound == 3.4
+    assert widened(a, b).rotation_lever_m == ((2.0, 2.0, 3.5),) * 3
+    assert widened(a, usual()).rotation_lever_m is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -103,6 +111,13 @@ def test_what_is_usual_for_one_is_usual_for_either(seed, shift):
         ({"disagreement_std": (0.0,) * 5}, "five positive"),
         ({"disagreement_response": (2.0,) * 5}, "responses"),
         ({"disagreement_response": (0.5,) * 4}, "responses"),
+        ({"disagreement_bound": float("nan")}, "at least 1 deviation"),
+        ({"disagreement_bound": 0.5}, "at least 1 deviation"),
+        ({"rotation_lever_m": ((1.0,) * 3,) * 2}, "nine levers"),
+        ({"vibration_std": (-1e-3, 0.0, 0.0)}, "three deviations of vibration"),
+        ({"vibration_std": (0.0, float("nan"), 0.0)}, "three deviations of vibration"),
+        ({"rotation_lever_m": ((-1.0,) * 3,) * 3}, "nine levers"),
+        ({"rotation_lever_m": ((float("nan"),) * 3,) * 3}, "nine levers"),
     ],
 )
 def test_numbers_that_no_fit_measures_are_refused(changes, message):
