@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from bayes_vio.curvature.coverage import cover
 from bayes_vio.curvature.eigenbasis import CorrectedEigenvalueSums, eigenbasis
 from bayes_vio.curvature.kfac import FactorSums
-from bayes_vio.curvature.layers import Layer, LinearLayer
+from bayes_vio.curvature.layers import Layer
 from bayes_vio.curvature.passes import Pass, Tally
 from bayes_vio.curvature.recorder import Recorder, frozen_copy
 from bayes_vio.models.likelihood import Fisher, make_likelihood
@@ -119,28 +119,18 @@ def _spectra_of(
 
 
 def corrected_eigenvalues(layer: Layer, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return Lam [d_out, d_in] of (features, gradients) of all data, in their span alone.
+    """Return Lam [d_out, d_in] of (features, gradients) of all data.
 
-    Outside the span of the inputs there are no gradients: where data are fewer than inputs, the
-    rest of the eigenbasis has eigenvalues zero, and matrices as large as it are not needed.
+    Where data are fewer than inputs the basis is narrower: outside it the eigenvalues are zero.
     """
-    d_out, d_in = layer.shape
-    rows = torch.cat([features.flatten(0, 1) for features, _ in parts])
-    if len(rows) < d_in:
-        span = torch.linalg.qr(rows.mT)[0]
-        parts = [(features @ span, gradients) for features, gradients in parts]
-    width, dtype = parts[0][0].shape[-1], rows.dtype
-    inner = LinearLayer(layer.name, nn.Linear(width, d_out, bias=False, dtype=dtype))
-    n_data = sum(len(features) for features, _ in parts)
-    factors = FactorSums(inner)
+    n_data, factors = sum(len(features) for features, _ in parts), FactorSums(layer)
     for features, gradients in parts:
         factors.add(features, gradients, True)
-    basis = eigenbasis(factors.factors(n_data), layer.resolution)
-    sums = CorrectedEigenvalueSums(inner, basis)
+    sums = CorrectedEigenvalueSums(layer, eigenbasis(factors.factors(n_data), layer.resolution))
     for features, gradients in parts:
         sums.add(features, gradients, True)
-    lam = sums.mean(n_data).float()
-    return F.pad(lam, (0, d_in - lam.shape[1]))
+    lam, (d_out, d_in) = sums.mean(n_data).float(), layer.shape
+    return F.pad(lam, (0, d_in - lam.shape[1], 0, d_out - lam.shape[0]))
 
 
 def largest_entries(lam: Tensor, rank: int) -> Grid:

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from bayes_vio.curvature.kfac import KroneckerFactors
 from bayes_vio.curvature.layer import Layer
+from bayes_vio.curvature.outer import Factor
 from bayes_vio.distributed import Workers
-
-# Columns of the random start beyond the rank: its part in the range is then well conditioned.
-_OVERSAMPLING = 8
 
 
 @dataclass(frozen=True)
@@ -53,20 +51,14 @@ def eigenbasis(factors: KroneckerFactors, resolution: float) -> Eigenbasis:
 
     Eigenvalues below what that resolves are zero.
     """
-    input_eigenvalues, Q_a = _diagonalise(
-        factors.A, factors.A_expand, factors.input_rank, resolution
-    )
-    output_eigenvalues, Q_g = _diagonalise(
-        factors.G, factors.G_expand, factors.output_rank, resolution
-    )
+    input_eigenvalues, Q_a = _diagonalise(factors.A, factors.A_expand, resolution)
+    output_eigenvalues, Q_g = _diagonalise(factors.G, factors.G_expand, resolution)
     return Eigenbasis(Q_g, Q_a, output_eigenvalues, input_eigenvalues)
 
 
 def room_for(factors: KroneckerFactors) -> Eigenbasis:
     """Return an eigenbasis of the factors' sizes, to be filled in."""
-    A, G = factors.A, factors.G
-    Q_a = A.new_empty(len(A), basis_width(len(A), factors.input_rank))
-    Q_g = G.new_empty(len(G), basis_width(len(G), factors.output_rank))
+    Q_a, Q_g = factors.A_expand.room(), factors.G_expand.room()
     return Eigenbasis(Q_g, Q_a, torch.empty_like(Q_g[0]), torch.empty_like(Q_a[0]))
 
 
@@ -81,58 +73,41 @@ def copy_bases(bases: Iterable[Eigenbasis], workers: Workers) -> None:
         workers.copy(found, i % workers.size)
 
 
-def basis_width(d: int, rank: int) -> int:
-    """Return how many columns a factor [d, d] of at most that rank is given."""
-    return rank if 4 * (rank + _OVERSAMPLING) <= 3 * d else d
-
-
-def _diagonalise(
-    factor: Tensor, tie: Tensor, rank: int, resolution: float
-) -> tuple[Tensor, Tensor]:
+def _diagonalise(factor: Factor, tie: Factor, resolution: float) -> tuple[Tensor, Tensor]:
     """Return eigenvalues and eigenvectors of a factor, where it is zero those of ``tie``.
-
-    Both have their ranges in that of ``tie``, whose rank is at most ``rank``: where that is well
-    below their size they are diagonalised within it, and what is outside is left out.
-    """
-    if not bool(torch.isfinite(factor).all()):
-        raise ValueError("a Kronecker factor is not finite: look for infinity in the inputs")
-    relative = len(factor) * resolution
-    if basis_width(len(factor), rank) == len(factor):
-        return _diagonalise_whole(factor, tie, relative)
-    V = _range(tie, rank)
-    inner = [V.mT @ f @ V for f in ((tie,) if tie is factor else (factor, tie))]
-    eigenvalues, Q = _diagonalise_whole(inner[0], inner[-1], relative)
-    return eigenvalues[_OVERSAMPLING:], V @ Q[:, _OVERSAMPLING:]
-
-
-def _range(factor: Tensor, rank: int) -> Tensor:
-    """Return orthonormal columns [d, rank + oversampling] that span a factor's range.
-
-    Source: Halko, Martinsson, Tropp (2011), "Finding structure with randomness", algorithm 4.4.
-    """
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(len(factor), rank + _OVERSAMPLING, generator=generator).to(factor)
-    V = torch.linalg.qr(factor @ start)[0]
-    return torch.linalg.qr(factor @ V)[0]
-
-
-def _diagonalise_whole(factor: Tensor, tie: Tensor, relative: float) -> tuple[Tensor, Tensor]:
-    """Return all eigenvalues, zero below that share of the largest, and eigenvectors.
 
     Gradients need not vanish in the null space of a REDUCE factor, whose eigenvectors there are
     rounding's choice: without the tie the corrected eigenvalues would depend on the batch size.
-    Where the factor is its own tie they vanish there, and one diagonalisation is enough.
+    Where the factor is its own tie they vanish there, and one diagonalisation is enough. The
+    range of ``tie`` holds every gradient: where it has few rows, all is done within their span.
     """
-    eigenvalues, Q = torch.linalg.eigh(factor)
+    if not factor.is_finite:
+        raise ValueError("a Kronecker factor is not finite: look for infinity in the inputs")
+    relative = factor.size * resolution
+    if tie.rows is None:
+        return _tied(factor, tie, relative)
+    V = torch.linalg.qr(tie.rows.mT)[0]
+    inner = factor.within(V)
+    eigenvalues, Q = _tied(inner, inner if tie is factor else tie.within(V), relative)
+    return eigenvalues, V @ Q
+
+
+def _tied(factor: Factor, tie: Factor, relative: float) -> tuple[Tensor, Tensor]:
+    """Return as many eigenvalues, zero below that share of the largest, as the factor's size."""
+    eigenvalues, Q = factor.eigh()
     largest = eigenvalues[-1]
     if tie is not factor:
-        largest = torch.maximum(largest, torch.linalg.eigvalsh(tie)[-1])
+        largest = torch.maximum(largest, torch.linalg.eigvalsh(tie.matrix())[-1])
     null = eigenvalues <= relative * largest
     if tie is factor or not bool(null.any()):
         return torch.where(null, 0.0, eigenvalues), Q.contiguous()
-    N = Q[:, null]
-    Q = torch.cat([N @ torch.linalg.eigh(N.mT @ tie @ N)[1], Q[:, ~null]], 1)
+    Q = torch.cat([_turned_to(Q[:, null], tie), Q[:, ~null]], 1)
     return torch.where(null, 0.0, eigenvalues), Q
+
+
+def _turned_to(N: Tensor, tie: Factor) -> Tensor:
+    """Return columns that span the same and diagonalise ``tie`` within."""
+    return N @ torch.linalg.eigh(tie.within(N).matrix())[1]
 
 
 class CorrectedEigenvalueSums:

@@ -6,17 +6,15 @@ settings of weight sharing. All factors are means over data; G sums over the Fis
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-import torch
 from torch import Tensor
 
 from bayes_vio.curvature.diagonal import DiagonalSums
 from bayes_vio.curvature.layer import Layer
+from bayes_vio.curvature.outer import Factor, OuterSum
 
 
 class Sharing(Enum):
@@ -36,33 +34,26 @@ class Sharing(Enum):
 class KroneckerFactors:
     """A [d_in, d_in] and G [d_out, d_out], uncentred means over data (E1).
 
-    ``A_expand`` and ``G_expand`` are the factors under EXPAND, the same tensors but under REDUCE:
+    ``A_expand`` and ``G_expand`` are the factors under EXPAND, the same ones but under REDUCE:
     every gradient lies in their range, while REDUCE can average a direction away (attention's
-    keys: their gradients sum to zero). ``input_rank`` and ``output_rank`` bound the ranks of
-    ``A_expand`` and ``G_expand``: they are sums of so many outer products.
+    keys: their gradients sum to zero).
     """
 
-    A: Tensor
-    G: Tensor
+    A: Factor
+    G: Factor
     sharing: Sharing
-    A_expand: Tensor
-    G_expand: Tensor
-    input_rank: int
-    output_rank: int
+    A_expand: Factor
+    G_expand: Factor
 
 
 class FactorSums:
-    """Sums over data of both settings' factors and of the exact diagonal of one layer's block.
-
-    Of the factors only what is above the diagonal is complete.
-    """
+    """Sums over data of both settings' factors and of the exact diagonal of one layer's block."""
 
     def __init__(self, layer: Layer):
         d_out, d_in = layer.shape
-        self._A = {s: layer.zeros(d_in, d_in) for s in (Sharing.EXPAND, Sharing.REDUCE)}
-        self._G = {s: layer.zeros(d_out, d_out) for s in (Sharing.EXPAND, Sharing.REDUCE)}
+        self._A = {s: OuterSum(layer, d_in) for s in (Sharing.EXPAND, Sharing.REDUCE)}
+        self._G = {s: OuterSum(layer, d_out) for s in (Sharing.EXPAND, Sharing.REDUCE)}
         self._diagonal, self._n_shared = DiagonalSums(layer), layer.zeros()
-        self._n_products = {"A": layer.zeros(), "G": layer.zeros()}
 
     def add(self, features: Tensor, gradients: Tensor, first_columns: bool) -> None:
         """Add data: features [batch, positions, d_in], gradients [batch, columns, ..., d_out].
@@ -71,26 +62,22 @@ class FactorSums:
         """
         if first_columns:
             self._add_inputs(features)
-        self._n_products["G"] += gradients[..., 0].numel()
-        _add_outer(self._G[Sharing.EXPAND], gradients.transpose(0, 1))
-        _add_outer(self._G[Sharing.REDUCE], gradients.sum(2))
+        self._G[Sharing.EXPAND].add(gradients.transpose(0, 1))
+        self._G[Sharing.REDUCE].add(gradients.sum(2))
         self._diagonal.add(features, gradients, first_columns)
 
     def _add_inputs(self, features: Tensor) -> None:
         n_positions = features.shape[1]
-        self._n_products["A"] += len(features) * n_positions
         self._n_shared += len(features) if n_positions > 1 else 0
-        _add_outer(self._A[Sharing.EXPAND], features, 1 / n_positions)
-        _add_outer(self._A[Sharing.REDUCE], features.mean(1))
+        self._A[Sharing.EXPAND].add(features, 1 / n_positions)
+        self._A[Sharing.REDUCE].add(features.mean(1))
 
     def totals(self) -> list[Tensor]:
         """Return every tensor that is a sum over data."""
         return [
-            *self._A.values(),
-            *self._G.values(),
+            *(total.total() for total in (*self._A.values(), *self._G.values())),
             *self._diagonal.totals(),
             self._n_shared,
-            *self._n_products.values(),
         ]
 
     def factors(self, n_data: int) -> KroneckerFactors:
@@ -100,14 +87,11 @@ class FactorSums:
         averages all gradients away, a block of zeros is not the truer one (E2).
         """
         sharing = self._truer_sharing(n_data) if self._n_shared > 0 else Sharing.NONE
-        A, G = (_mean(sums[Sharing.EXPAND], n_data) for sums in (self._A, self._G))
-        ranks = [
-            min(int(n), len(f)) for n, f in zip(self._n_products.values(), (A, G), strict=True)
-        ]
+        A, G = (sums[Sharing.EXPAND].mean(n_data) for sums in (self._A, self._G))
         if sharing is not Sharing.REDUCE:
-            return KroneckerFactors(A, G, sharing, A, G, *ranks)
-        A_reduce, G_reduce = (_mean(sums[sharing], n_data) for sums in (self._A, self._G))
-        return KroneckerFactors(A_reduce, G_reduce, sharing, A, G, *ranks)
+            return KroneckerFactors(A, G, sharing, A, G)
+        A_reduce, G_reduce = (sums[sharing].mean(n_data) for sums in (self._A, self._G))
+        return KroneckerFactors(A_reduce, G_reduce, sharing, A, G)
 
     def diagonal(self, n_data: int) -> Tensor:
         """Return F_diag [d_out, d_in], a mean over data (E4)."""
@@ -117,35 +101,7 @@ class FactorSums:
         truth = float(self.diagonal(n_data).sum())
 
         def error(sharing: Sharing) -> float:
-            product = float(self._A[sharing].trace() * self._G[sharing].trace()) / n_data**2
+            product = self._A[sharing].trace() * self._G[sharing].trace() / n_data**2
             return max(product, truth) / max(min(product, truth), sys.float_info.min)
 
         return min((Sharing.EXPAND, Sharing.REDUCE), key=error)
-
-
-def _mean(total: Tensor, n_data: int) -> Tensor:
-    upper = total.triu()
-    return (upper + upper.triu(1).mT) / n_data
-
-
-def _add_outer(total: Tensor, x: Tensor, weight: float = 1.0) -> None:
-    """Add the sum of weight * x x^T over all axes of x [..., d] but the last to total [d, d].
-
-    Blocks of rows, each from the diagonal on: up to three eighths of the products are left out.
-    """
-    product, d = _products(x), len(total)
-    n_blocks = min(4, max(1, d // 32))
-    bounds = [i * d // n_blocks for i in range(n_blocks + 1)]
-    for start, stop in itertools.pairwise(bounds):
-        total[start:stop, start:] += weight * product(slice(start, stop), slice(start, d))
-
-
-def _products(x: Tensor) -> Callable[[slice, slice], Tensor]:
-    """Return the function that gives x[..., rows]^T x[..., columns], summed over all else."""
-    if x.stride(-1) == 1 or x.dim() < 3 or x.device.type != "cpu":
-        flat = x.flatten(0, -2)
-        return lambda rows, columns: flat[:, rows].mT @ flat[:, columns]
-    # A convolution's, positions last: a copy with these first would cost as much as a product.
-    wide = x.mT.flatten(0, -3)
-    start = x.new_zeros(1, 1)
-    return lambda rows, columns: torch.addbmm(start, wide[:, rows], wide[:, columns].mT)

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from bayes_vio.curvature.eigenbasis import basis_width
 from bayes_vio.curvature.full import MAX_PARAMETERS
 from bayes_vio.curvature.inputs import map_tensors
+from bayes_vio.curvature.outer import keeps_rows
 from bayes_vio.curvature.passes import COLUMNS_AT_ONCE, Pass, chunk_length
 from bayes_vio.curvature.recorder import ordinary, recording_gradients
 from bayes_vio.memory import InsufficientMemoryError, gib, saved_bytes
@@ -81,22 +81,38 @@ class NetworkSize:
         """Return the numbers of one A and one G of every layer."""
         return sum(layer.factors for layer in self.layers)
 
-    def ranks(self, layer: LayerSize) -> tuple[int, int]:
-        """Return what bounds the ranks of a layer's A and G: its size, or its data and columns."""
-        if self.n_batches is None:
-            return layer.d_in, layer.d_out
-        rows = ((self.n_batches - 1) * self.batch + 1) * layer.positions
-        return min(layer.d_in, rows), min(layer.d_out, rows * self.columns)
+    def outer_sums(self, layer: LayerSize) -> tuple[tuple[int, float], ...]:
+        """Return (d, rows added up) of a layer's A and G, under both settings of sharing."""
+        if not layer.is_kronecker:
+            return ()
+        least = math.inf if self.n_batches is None else (self.n_batches - 1) * self.batch + 1
+        per_datum = ((layer.d_in, 1), (layer.d_out, self.columns))
+        return tuple(
+            (d, least * n * positions) for positions in (layer.positions, 1) for d, n in per_datum
+        )
+
+    def added_up(self, layer: LayerSize) -> int:
+        """Return the bytes of a layer's sums: its factors, as rows where these are few, and its
+        diagonal."""
+        factors = [
+            int(n_rows) * d * self.item if keeps_rows(n_rows, d) else d**2 * _DOUBLE
+            for d, n_rows in self.outer_sums(layer)
+        ]
+        return sum(factors) + layer.weights * _DOUBLE
 
     def widths(self, layer: LayerSize) -> tuple[int, int]:
         """Return the numbers of columns of a layer's Q_a and Q_g."""
-        input_rank, output_rank = self.ranks(layer)
-        return basis_width(layer.d_in, input_rank), basis_width(layer.d_out, output_rank)
+        r_a, r_g = (
+            int(n_rows) if keeps_rows(n_rows, d) else d for d, n_rows in self.outer_sums(layer)[:2]
+        )
+        return r_a, r_g
 
     def basis(self, layer: LayerSize) -> int:
         """Return the numbers of a layer's Q_a and Q_g."""
+        if not layer.is_kronecker:
+            return 0
         r_a, r_g = self.widths(layer)
-        return layer.d_in * r_a + layer.d_out * r_g if layer.is_kronecker else 0
+        return layer.d_in * r_a + layer.d_out * r_g
 
     def recorded(self) -> int:
         """Return the bytes of a batch's activations and of its gradients, of those once."""
@@ -186,7 +202,9 @@ def phases(
     if structure is Structure.ELLA:
         return _ella(size, settings)
     found = _kronecker(size, thin=structure is Structure.INF)
-    return found | (_corrected(size) if structure in (Structure.INF, Structure.EFB) else {})
+    if structure is Structure.KFAC:
+        return found
+    return found | _corrected(size) | (_sparse(size) if structure is Structure.INF else {})
 
 
 def _diagonal(size: NetworkSize) -> dict[str, int]:
@@ -214,14 +232,14 @@ def _kronecker(size: NetworkSize, thin: bool) -> dict[str, int]:
     Layer by layer: the sums of those behind, the bases of those before. ``thin``: bases stay as
     narrow as few data leave them.
     """
-    sums = (2 * size.factors + size.weights) * _DOUBLE
+    sums = sum(map(size.added_up, size.layers))
     left, found, largest = sums, 0, 0
     for layer in size.layers:
         if layer.is_kronecker:
-            left -= (2 * layer.factors + layer.weights) * _DOUBLE
-            own = (layer.factors + layer.weights) * _DOUBLE
+            left -= size.added_up(layer)
+            own = (size.basis(layer) + layer.weights) * _DOUBLE
             largest = max(largest, left + found + own + _diagonalising(size, layer))
-            found += (size.basis(layer) + layer.weights) * _DOUBLE
+            found += own
     narrow = [n for layer in size.layers if (n := size.basis(layer)) < layer.factors]
     squares = 0 if thin else (size.factors + sum(narrow)) * _DOUBLE
     return {"reading": sums + size.reading(), "eigenvectors": largest, "squares": squares}
@@ -247,6 +265,14 @@ def _corrected(size: NetworkSize) -> dict[str, int]:
         "second reading": there + cast + eigenvalues + size.reading(),
         "corrected": there + cast + 2 * eigenvalues,
     }
+
+
+def _sparse(size: NetworkSize) -> dict[str, int]:
+    """Return what low ranks and their diagonals take beside the exact ones, layer by layer."""
+    largest = max(layer.weights for layer in size.layers)
+    bases = sum(map(size.basis, size.layers))
+    # A layer's correction, the diagonals of all, of the kept and of the other eigenvalues.
+    return {"low ranks": (bases + 2 * size.weights + 4 * largest) * _DOUBLE}
 
 
 def _ella(size: NetworkSize, settings: StructureSettings) -> dict[str, int]:

@@ -247,7 +247,7 @@ class _BlockSums:
         old = self.yesterday
         if isinstance(old, EfbCurvature):
             factors = self._factors.factors(n_data)
-            pairs = ((old.Q_g, factors.G), (old.Q_a, factors.A))
+            pairs = ((old.Q_g, factors.G.matrix()), (old.Q_a, factors.A.matrix()))
             return 1.0 - math.prod(_diagonal_share(Q, factor) for Q, factor in pairs)
         trace = float(self._diagonal.mean(n_data).sum()) * n_data
         return 1.0 - float(self._grid.total.sum()) / trace if trace > 0 else 0.0
