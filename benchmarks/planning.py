@@ -169,8 +169,11 @@ def peer_planner() -> Any:
 
     def dynamics(state: torch.Tensor, control: torch.Tensor) -> torch.Tensor:
         later = (state[:, 3] + dt_s * control[:, 0]).clamp(0.0, VEHICLE.speed_max_m_s)
-        pose = VEHICLE.advance(state[:, :3], state[:, 3], later, control[:, 1], dt_s)
-        return torch.cat([pose, later[:, None]], 1)
+        way = 0.5 * (state[:, 3] + later) * dt_s
+        turn = way * torch.tan(control[:, 1]) / VEHICLE.wheelbase_m
+        yaw = state[:, 2] + 0.5 * turn
+        step = torch.stack([way * torch.cos(yaw), way * torch.sin(yaw), turn], 1)
+        return torch.cat([state[:, :3] + step, later[:, None]], 1)
 
     def plan(belief: Any, world: Any) -> torch.Tensor:
         def cost(state: torch.Tensor, control: torch.Tensor) -> torch.Tensor:

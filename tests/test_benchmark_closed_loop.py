@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import closed_loop as benchmark
 import numpy as np
 import pytest
-from closed_loop_page import page
-from scipy.stats import binomtest
+from closed_loop_page import _comparison, page
+from scipy.stats import binom, binomtest
 
 from bayes_vio.planning.closed_loop import ClosedLoop, Ending, LoopSettings
 from bayes_vio.planning.judged import Judgement
@@ -71,10 +71,29 @@ def test_methods_are_compared_on_the_streets_that_both_drove(driven, tmp_path):
     assert told["sampled"]["none"]["collided"]["count"] == 2
     compared = told["compared"]["sampled"]
     assert compared["ours, 5% / none"]["collisions"] == [0, 2]
+    assert compared["ours, 5% / none"]["arrived"] == [4, 2]
     with_constant = compared["ours, 5% / constant x 2, 5%"]
     assert with_constant["streets"] == 4
     assert with_constant["time_to_goal_ratio"] == 0.5
     assert compared["ours, 1% / constant x 1, 1%"]["both_arrived"] == 4
+
+
+def test_how_many_times_fewer_is_the_lower_end_of_an_exact_interval():
+    # Ours are binomial among all collisions: at the end of the interval one tail holds 2.5 %.
+    for ours, other in ((0, 30), (2, 40), (10, 10)):
+        share = 1 / (1 + benchmark.times_fewer(ours, other))
+        assert binom.cdf(ours, ours + other, share) == pytest.approx(0.025, rel=0.05)
+    assert benchmark.times_fewer(3, 0) == 0.0
+
+
+def test_the_page_says_where_a_method_mostly_stands_still():
+    pair = {
+        "streets": 10, "collisions": [0, 0], "times_fewer": None, "times_fewer_at_least_95": 0.0,
+        "arrived": [9, 2], "both_arrived": 2, "time_to_goal_ratio": 0.8,
+    }  # fmt: skip
+    text = _comparison({"ours, 5% / constant x 4, 5%": pair})
+    assert "constant x 4, 5%</b> mostly stands still: it arrives on 2 of 10 streets" in text
+    assert "stands still" not in _comparison({"ours, 5% / none": pair})
 
 
 def test_the_scale_is_the_least_that_collides_no_more_than_ours(monkeypatch, tmp_path):

@@ -86,15 +86,16 @@ def candidates(
     if lattice.offsets == 1:
         offset = np.zeros(1)
     speed = np.linspace(0, 1, lattice.speeds + 1)[1:] * vehicle.speed_max_m_s
-    grid = torch.from_numpy(np.stack(np.meshgrid(offset, speed, indexing="ij"), -1).reshape(-1, 2))
-    stops = torch.stack([torch.from_numpy(offset), torch.zeros(lattice.offsets)], -1)
+    grid = np.stack(np.meshgrid(offset, speed, indexing="ij"), -1).reshape(-1, 2)
+    stops = np.stack([offset, np.zeros(lattice.offsets)], -1)
     way_m = route.nearest(start.pose[:2])
-    aside = _aside(start, route, way_m)
-    hardest = torch.tensor([[aside, 0.0]], dtype=torch.float64)
-    rows = torch.cat([grid, stops, hardest]).to(device)
-    braking = torch.full((len(rows),), vehicle.braking_m_s2, dtype=torch.float64, device=device)
+    hardest = [[_aside(start, route, way_m), 0.0]]
+    rows = np.concatenate([grid, stops, hardest])
+    braking = np.full(len(rows), vehicle.braking_m_s2)
     braking[-1] = vehicle.braking_max_m_s2
-    return _Follower(route, vehicle, lattice, rows[:, 0], rows[:, 1], braking).drive(start, way_m)
+    follower = _Follower(route, vehicle, lattice, rows[:, 0], rows[:, 1], braking)
+    made = follower.drive(start, way_m)
+    return Candidates(*(torch.from_numpy(v).to(device) for v in (*made, rows[:, 0], rows[:, 1])))
 
 
 def _aside(start: Start, route: Route, way_m: float) -> float:
@@ -105,22 +106,24 @@ def _aside(start: Start, route: Route, way_m: float) -> float:
 
 
 class _Follower:
-    """Pure pursuit of a route at an offset, for all candidates at once."""
+    """Pure pursuit of a route at an offset, for all candidates at once.
+
+    In NumPy whatever the device: few numbers and many small steps.
+    """
 
     def __init__(
         self,
         route: Route,
         vehicle: Vehicle,
         lattice: Lattice,
-        offset: Tensor,
-        target_speed: Tensor,
-        braking: Tensor,
+        offset: Array,
+        target_speed: Array,
+        braking: Array,
     ) -> None:
         self._route, self._vehicle, self._lattice = route, vehicle, lattice
         self._offset, self._target, self._braking = offset, target_speed, braking
         # One table of what is looked up along the route: x, y, yaw, speed limit.
-        table = np.column_stack([route.points, route.yaw, self._speed_limits()])
-        self._table = torch.from_numpy(table).to(offset.device)
+        self._table = np.column_stack([route.points, route.yaw, self._speed_limits()])
 
     def _speed_limits(self) -> Array:
         """Return the speed [n] from which curves and the route's end can still be met."""
@@ -134,68 +137,60 @@ class _Follower:
         least = np.minimum.accumulate((squared + gained)[::-1])[::-1]
         return np.sqrt(np.maximum(least - gained, 0.0))
 
-    def drive(self, start: Start, way_m: float) -> Candidates:
-        """Simulate the horizon."""
-        device, count = self._offset.device, len(self._offset)
-        pose = torch.as_tensor(start.pose, dtype=torch.float64, device=device).repeat(count, 1)
-        speed = torch.full_like(self._offset, start.speed_m_s)
-        steering = torch.full_like(speed, start.steering_rad)
-        way = torch.full_like(speed, way_m)
+    def drive(self, start: Start, way_m: float) -> tuple[Array, Array, Array]:
+        """Return poses [c, t, 3], speeds [c, t] and steering [c, t - 1] over the horizon."""
+        count = len(self._offset)
+        pose = np.tile(np.asarray(start.pose, dtype=np.float64), (count, 1))
+        speed, steering = np.full(count, start.speed_m_s), np.full(count, start.steering_rad)
+        way = np.full(count, way_m)
         dt_s, vehicle = self._lattice.dt_s, self._vehicle
         poses, speeds, steerings = [pose], [speed], []
         for k in range(self._lattice.steps):
             here = self._lookup(way)
             steering = self._steer(pose, way, speed, steering)
-            later = self._accelerate(
-                speed, here[:, 3], committed=k * dt_s < self._lattice.commit_s
-            )
+            committed = k * dt_s < self._lattice.commit_s
+            later = self._accelerate(speed, here[:, 3], committed)
             pose = vehicle.advance(pose, speed, later, steering, dt_s)
             speed = later
             # The way along the route is where the car stands beside it: one Newton step.
-            ahead = torch.stack([torch.cos(here[:, 2]), torch.sin(here[:, 2])], -1)
-            way = torch.maximum(way, way + ((pose[:, :2] - here[:, :2]) * ahead).sum(-1))
+            passed = (pose[:, 0] - here[:, 0]) * np.cos(here[:, 2])
+            passed = passed + (pose[:, 1] - here[:, 1]) * np.sin(here[:, 2])
+            way = way + np.maximum(passed, 0.0)
             poses.append(pose)
             speeds.append(speed)
             steerings.append(steering)
-        return Candidates(
-            torch.stack(poses, 1),
-            torch.stack(speeds, 1),
-            torch.stack(steerings, 1),
-            self._offset,
-            self._target,
-        )
+        return np.stack(poses, 1), np.stack(speeds, 1), np.stack(steerings, 1)
 
-    def _lookup(self, way: Tensor) -> Tensor:
+    def _lookup(self, way: Array) -> Array:
         """Return the route's row [c, 4] (x, y, yaw, speed limit) at a way along it (m)."""
         last = len(self._table) - 1
-        place = (way / self._route.spacing_m).clamp(0, last)
-        below = place.floor().clamp(max=last - 1).long()
+        place = np.clip(way / self._route.spacing_m, 0, last)
+        below = np.minimum(place.astype(np.intp), last - 1)
         share = (place - below)[:, None]
         return self._table[below] * (1 - share) + self._table[below + 1] * share
 
-    def _steer(self, pose: Tensor, way: Tensor, speed: Tensor, steering: Tensor) -> Tensor:
+    def _steer(self, pose: Array, way: Array, speed: Array, steering: Array) -> Array:
         """Return the steering [c] (rad) of the circle through a point ahead."""
         vehicle, dt_s = self._vehicle, self._lattice.dt_s
-        reach = (_LOOK_AHEAD_S * speed).clamp(min=_LOOK_AHEAD_MIN_M)
+        reach = np.maximum(_LOOK_AHEAD_S * speed, _LOOK_AHEAD_MIN_M)
         ahead = self._lookup(way + reach)
         # Past the route's end, straight on.
-        beyond = (way + reach - self._route.length_m).clamp(min=0.0)
-        cos, sin = torch.cos(ahead[:, 2]), torch.sin(ahead[:, 2])
+        beyond = np.maximum(way + reach - self._route.length_m, 0.0)
+        cos, sin = np.cos(ahead[:, 2]), np.sin(ahead[:, 2])
         x = ahead[:, 0] + beyond * cos - self._offset * sin - pose[:, 0]
         y = ahead[:, 1] + beyond * sin + self._offset * cos - pose[:, 1]
-        left = torch.cos(pose[:, 2]) * y - torch.sin(pose[:, 2]) * x
-        curvature = 2 * left / (x * x + y * y).clamp(min=1.0)
-        bend = vehicle.lateral_acceleration_max_m_s2 / (speed * speed).clamp(min=1.0)
-        curvature = torch.minimum(torch.maximum(curvature, -bend), bend)
-        wanted = torch.atan(vehicle.wheelbase_m * curvature)
-        wanted = wanted.clamp(-vehicle.steering_max_rad, vehicle.steering_max_rad)
+        left = np.cos(pose[:, 2]) * y - np.sin(pose[:, 2]) * x
+        curvature = 2 * left / np.maximum(x * x + y * y, 1.0)
+        bend = vehicle.lateral_acceleration_max_m_s2 / np.maximum(speed * speed, 1.0)
+        wanted = np.arctan(vehicle.wheelbase_m * np.clip(curvature, -bend, bend))
+        wanted = np.clip(wanted, -vehicle.steering_max_rad, vehicle.steering_max_rad)
         change = vehicle.steering_rate_max_rad_s * dt_s
-        return steering + (wanted - steering).clamp(-change, change)
+        return steering + np.clip(wanted - steering, -change, change)
 
-    def _accelerate(self, speed: Tensor, limit: Tensor, committed: bool) -> Tensor:
+    def _accelerate(self, speed: Array, limit: Array, committed: bool) -> Array:
         """Return the speed [c] after one step."""
         vehicle, dt_s = self._vehicle, self._lattice.dt_s
-        wanted = torch.minimum(self._target, limit) if committed else torch.zeros_like(speed)
+        wanted = np.minimum(self._target, limit) if committed else np.zeros_like(speed)
         faster = speed + vehicle.acceleration_max_m_s2 * dt_s
-        slower = (speed - self._braking * dt_s).clamp(min=0.0)
-        return torch.minimum(torch.maximum(wanted, slower), faster)
+        slower = np.maximum(speed - self._braking * dt_s, 0.0)
+        return np.minimum(np.maximum(wanted, slower), faster)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bayes_vio.planning.planner import Plan
@@ -87,9 +86,7 @@ class Car:
         wanted = np.clip(command.steering_rad, -v.steering_max_rad, v.steering_max_rad)
         self.steering_rad += float(np.clip(wanted - self.steering_rad, -turn, turn))
         later = self._later_speed(command, dt_s)
-        values = (self.speed_m_s, later, self.steering_rad)
-        speed, after, steering = (torch.tensor(x, dtype=torch.float64) for x in values)
-        self.pose = v.advance(torch.from_numpy(self.pose), speed, after, steering, dt_s).numpy()
+        self.pose = v.advance(self.pose, self.speed_m_s, later, self.steering_rad, dt_s)
         self.speed_m_s = later
 
     def _later_speed(self, command: Command, dt_s: float) -> float:

@@ -70,8 +70,8 @@ def collision_bound(
         worth &= undecided[:, None]
     refine = worth[rows.candidate, rows.obstacle] & likely
     if refine.any():
-        values = (v[refine] for v in (rows.poses, rows.covs, rows.swept_m, shapes))
-        sliced = sliced_bound(*values, corners)
+        poses, covs, swept_m = (v[refine] for v in (rows.poses, rows.covs, rows.swept_m))
+        sliced = sliced_bound(poses, covs, swept_m, shapes[refine], corners)
         single[refine] = torch.minimum(single[refine], sliced)
         bound = torch.minimum(bound, _of_pairs(rows, single, len(obstacles)))
     return bound.sum(-1).clamp(max=1.0)

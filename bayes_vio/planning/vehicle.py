@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[np.float64]
+Scalars = Array | float
 
 # Corners of the footprint in their order; the next one round is the neighbour.
 FRONT_LEFT, REAR_LEFT, REAR_RIGHT, FRONT_RIGHT = range(4)
@@ -53,15 +57,14 @@ class Vehicle:
         return float(np.hypot(max(self.front_m, self.rear_m), self.half_width_m))
 
     def advance(
-        self, pose: Tensor, speed: Tensor, later_speed: Tensor, steering: Tensor, dt_s: float
-    ) -> Tensor:
+        self, pose: Array, speed: Scalars, later_speed: Scalars, steering: Scalars, dt_s: float
+    ) -> Array:
         """Return the poses [..., 3] (x, y, yaw) after one step of the kinematic bicycle.
 
         speed, later_speed, steering [...]: at the step's ends (m/s) and during it (rad). The
         heading of the step's middle stands for the step: second order in dt_s.
         """
         way = 0.5 * (speed + later_speed) * dt_s
-        turn = way * torch.tan(steering) / self.wheelbase_m
+        turn = way * np.tan(steering) / self.wheelbase_m
         middle = pose[..., 2] + 0.5 * turn
-        step = torch.stack([way * torch.cos(middle), way * torch.sin(middle), turn], -1)
-        return pose + step
+        return pose + np.stack([way * np.cos(middle), way * np.sin(middle), turn], -1)
