@@ -15,10 +15,10 @@ def planning(r: dict[str, Any]) -> list[str]:
         "collide on random streets (upper 95 % limit; number of streets), true errors drawn as "
         "stated. On paths the bound held in "
         f"{100 * paths['share_of_cases_bounded']:.1f} % of {paths['cases']} cases, "
-        f"{paths['ratio_median']:.1f} times the Monte Carlo estimate at the median and "
-        f"{paths['ratio_max']:.1f} times at most; at single poses in "
-        f"{100 * poses['share_of_cases_bounded']:.1f} % of {poses['cases']}, "
-        f"{poses['ratio_p99']:.1f} times at p99 and {poses['ratio_max']:.0f} times at most.",
+        f"{paths['ratio_median']:.1f} times the Monte Carlo estimate at the median, "
+        f"{paths['ratio_p99']:.1f} at p99 and {paths['ratio_max']:.1f} at most; at single poses "
+        f"in {100 * poses['share_of_cases_bounded']:.1f} % of {poses['cases']}, "
+        f"{poses['ratio_p99']:.1f} times at p99 and {poses['ratio_max']:.1f} at most.",
         "",
         "| covariance | limit 1 % | limit 5 % |",
         "|---|---|---|",
@@ -45,13 +45,32 @@ def closed_loop(r: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for errors in ("sampled", "rendered"):
-        for name, row in r[errors].items():
+        for name, row in r.get(errors, {}).items():
             low, high = (100 * share for share in row["collided"]["interval_95"])
             time_s = row["time_to_goal_median_s"]
             lines.append(
                 f"| {errors} | {name} | {row['runs']} "
                 f"| {row['collided']['count']} ({low:.1f} to {high:.1f} %) "
                 f"| {row['arrived']['count']} | {_seconds(time_s)} |"
+            )
+    return [*lines, "", *_street_by_street(r["compared"])]
+
+
+def _street_by_street(compared: dict[str, Any]) -> list[str]:
+    """Return how ours compares with each other method on the streets that both drove."""
+    lines = [
+        "| errors | ours / other | streets | collided | times fewer, at least (95 %) | arrived "
+        "| time, where both arrived |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for errors, pairs in compared.items():
+        for name, pair in sorted(pairs.items()):
+            (ours, other), (came, other_came) = pair["collisions"], pair["arrived"]
+            ratio = pair["time_to_goal_ratio"]
+            lines.append(
+                f"| {errors} | {name} | {pair['streets']} | {ours} / {other} "
+                f"| {pair['times_fewer_at_least_95']:.1f} | {came} / {other_came} "
+                f"| {'-' if ratio is None else f'{ratio:.2f}'} |"
             )
     return lines
 

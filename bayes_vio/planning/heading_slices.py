@@ -24,8 +24,9 @@ from bayes_vio.planning.bivariate import upper_quadrant, upper_tail
 from bayes_vio.planning.half_planes import offsets_of
 from bayes_vio.planning.obstacles import Obstacles
 
-# Slices of equal width, out to so many standard deviations of the heading.
-_SLICES, _REACH = 24, 4.5
+# Slices of equal width, out to so many standard deviations of the heading. The finer ones where a
+# slice turns the farthest corner by more than the least deviation of the position.
+_SLICES, _FINER_SLICES, _REACH = 24, 192, 4.5
 # A slice or a piece of the outside that is less probable than this is not worked out.
 _NEGLIGIBLE = 1e-7
 # The quadrants' error, a sum of some of them, in absolute terms.
@@ -40,7 +41,37 @@ def sliced_bound(
     poses [n, 3], covs [n, 3, 3]: of (x, y, yaw) about fixed axes (m, rad). grown_m [n]: by which
     the footprint is larger on all sides.
     """
-    reach = torch.linspace(-_REACH, _REACH, _SLICES + 1, dtype=covs.dtype, device=covs.device)
+    turned_m = corners.norm(dim=-1).amax() * covs[:, 2, 2].sqrt() * 2 * _REACH / _SLICES
+    fine = turned_m.square() > _least_variance(_given_heading(covs))
+    bound = torch.empty_like(turned_m)
+    for rows, slices in ((~fine, _SLICES), (fine, _FINER_SLICES)):
+        if rows.any():
+            of_rows = (poses[rows], covs[rows], grown_m[rows], obstacles[rows])
+            bound[rows] = _sum_of_slices(*of_rows, corners, slices)
+    return bound
+
+
+def _given_heading(covs: Tensor) -> Tensor:
+    """Return the covariances [n, 2, 2] of u: of the position where the heading is known."""
+    return covs[:, :2, :2] - covs[:, :2, 2:] * covs[:, 2:, :2] / covs[:, 2:, 2:]
+
+
+def _least_variance(cov: Tensor) -> Tensor:
+    """Return the smaller eigenvalue [n] of covariances [n, 2, 2]."""
+    mean, half = 0.5 * (cov[:, 0, 0] + cov[:, 1, 1]), 0.5 * (cov[:, 0, 0] - cov[:, 1, 1])
+    return mean - torch.hypot(half, cov[:, 0, 1])
+
+
+def _sum_of_slices(
+    poses: Tensor,
+    covs: Tensor,
+    grown_m: Tensor,
+    obstacles: Obstacles,
+    corners: Tensor,
+    slices: int,
+) -> Tensor:
+    """Return P4 [n] with a number of slices."""
+    reach = torch.linspace(-_REACH, _REACH, slices + 1, dtype=covs.dtype, device=covs.device)
     mass = upper_tail(reach[:-1]) - upper_tail(reach[1:])
     yaw_var = covs[:, 2, 2, None]
     yaw_errors = yaw_var.sqrt() * reach
@@ -51,10 +82,9 @@ def sliced_bound(
     offsets = _offsets(normals, vertices, _places(ends, shifts, corners))
     # Within a slice a corner is on an arc: so far from the line between the arc's ends.
     radius = corners.norm(dim=-1).amax()
-    bulge = 0.5 * radius * yaw_var * (_REACH / _SLICES) ** 2
-    cov = covs[:, :2, :2] - covs[:, :2, 2:] * covs[:, 2:, :2] / yaw_var[..., None]
+    bulge = 0.5 * radius * yaw_var * (_REACH / slices) ** 2
     offsets = offsets + (bulge + grown_m[:, None])[..., None]
-    inside = _polygon_probability(normals, offsets, cov, mass)
+    inside = _polygon_probability(normals, offsets, _given_heading(covs), mass)
     return inside @ mass + 2 * upper_tail(reach[-1])
 
 

@@ -46,12 +46,13 @@ def test_with_a_known_heading_it_is_the_probability_of_a_rectangle(ahead):
     assert bound == pytest.approx(np.prod(high - low), abs=2e-5)
 
 
-def test_a_post_beside_the_rear_axle_is_not_reached_by_the_front():
+@pytest.mark.parametrize("yaw_std", [0.03, 0.05, 0.1])
+def test_a_post_beside_the_rear_axle_is_not_reached_by_the_front(yaw_std):
     # The heading is poor and the position good: the front swings, the rear axle stays.
-    post, cov = box(0.0, 1.25, 0.3, 0.3), diagonal(0.02, 0.08, 0.05)
+    post, cov = box(0.0, 1.25, 0.3, 0.3), diagonal(0.02, 0.08, yaw_std)
     share = share_of(cov, post, 200_000)
     assert 1e-3 < share < 0.3
-    assert share * 0.97 <= bound_of(cov, post) <= 3 * share
+    assert share * 0.95 <= bound_of(cov, post) <= 2 * share
 
 
 @pytest.mark.parametrize("seed", range(4))
