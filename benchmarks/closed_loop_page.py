@@ -55,7 +55,7 @@ def _header(told: dict[str, Any]) -> str:
     shown = [
         (
             f"{100 * group['collided']['share']:.1f} %",
-            f"collided, told {escape(name)}",
+            f"collided, told {_spoken(name, group)}",
             f"{group['collided']['count']} of {group['runs']} drives, 95 %: "
             + _percent(group["collided"]["interval_95"]),
         )
@@ -66,8 +66,18 @@ def _header(told: dict[str, Any]) -> str:
         f'<header><p class="eyebrow">Closed loop · {escape(_PARTS[part])} · {told["date"]}</p>'
         "<h1>What an honest covariance buys a car</h1>"
         '<p class="headline">The same planner drives the same streets, told the estimator\'s own '
-        "covariance, a constant one, or none.</p>" + markup.tiles(shown) + "</header>"
+        "covariance, a constant one, or none. A constant one is scaled until it collides no more "
+        "often than ours.</p>" + markup.tiles(shown) + "</header>"
     )
+
+
+def _spoken(name: str, group: dict[str, Any]) -> str:
+    """Return a method's name in words, with the limit of its plans where that matters."""
+    told = _NAMES[group["method"]]
+    if group["method"] == "none":
+        return "no covariance"
+    scale = escape(name.split(",")[0].removeprefix("constant ")) if "x" in name else ""
+    return f"{told} {scale}, limit {group['limit']:.0%} a plan".replace(" ,", ",")
 
 
 def _ordered(methods: dict[str, Any]) -> list[tuple[str, Any]]:
