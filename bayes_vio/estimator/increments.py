@@ -221,8 +221,8 @@ class IncrementPredictor:
         if not _has_both_sensors(interval):
             return np.zeros(3)
         difference = mean[ANGULAR] - _gyro_rate(interval) * interval.dt_s
-        noise_var = noise_cov.diagonal()[ANGULAR] + self._vibration_var
-        return self._contradiction.add(difference, noise_var, interval.dt_s)
+        noise_var = noise_cov.diagonal()[ANGULAR]
+        return self._contradiction.add(difference, noise_var, interval.dt_s, self._vibration_var)
 
     def _measured(
         self, interval: Interval, p: _Prediction, inflation: float, causes: tuple[Cause, ...]

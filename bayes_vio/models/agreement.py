@@ -92,7 +92,7 @@ class SensorAgreement:
     def estimate(self) -> Estimate:
         """Return theta and its variances; zero and the prior's before the first interval."""
         cov = np.linalg.inv(self._information + np.diag(_PRIOR_STD**-2))
-        return Estimate(cov @ self._told, cov.diagonal().copy())
+        return Estimate(cov @ self._told, np.asarray(cov.diagonal(), np.float64))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bayes_vio.conventions import ANGULAR
 
@@ -44,8 +44,8 @@ class Crossover:
 
 NETWORK_ALONE = Crossover()
 # Averages of w - g over so long tell a gyro's bias (s); what they usually are, from world to world
-# (rad/s); and how many standard deviations are usual.
-_MEMORY_S, _USUAL_RATE, _USUAL_DEVIATIONS = 10.0, 5e-4, 3.0
+# (rad/s); how many standard deviations are usual; and how long the network's errors last (s).
+_MEMORY_S, _USUAL_RATE, _USUAL_DEVIATIONS, _LASTING_S = 10.0, 5e-4, 3.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,25 @@ class SlowContradiction:
         """Forget the contradiction."""
         self._sum, self._weight = np.zeros(3), 0.0
 
-    def add(self, difference: Array, noise_var: Array, dt_s: float) -> Array:
+    def add(
+        self, difference: Array, noise_var: Array, dt_s: float, vibration_var: ArrayLike = 0.0
+    ) -> Array:
         """Return the variance [3] (rad^2) that an interval's rotation has beyond the usual.
 
-        difference [3]: the network's rotation less the gyro's (rad); noise_var [3]: the noise of
-        both (rad^2). The average over the last seconds is held against its own noise.
+        difference [3]: the network's rotation less the gyro's (rad); noise_var [3]: the network's
+        own, which lasts, and vibration_var [3]: the gyro's, which does not (rad^2). The average
+        over the last seconds is held against what it has of both.
         """
         kept = np.exp(-dt_s / _MEMORY_S)
         self._sum = kept * self._sum + (1 - kept) * difference / dt_s
         self._weight = kept * self._weight + (1 - kept)
         average, elapsed_s = self._sum / self._weight, -_MEMORY_S * np.log1p(-self._weight)
-        averaged = dt_s / min(2 * _MEMORY_S, elapsed_s)
-        usual_var = _USUAL_RATE**2 + averaged * noise_var / dt_s**2
-        seen = np.maximum(average**2 - _USUAL_DEVIATIONS**2 * usual_var, 0.0)
+        averaged_s = min(2 * _MEMORY_S, elapsed_s)
+        lasting, white = min(1.0, max(_LASTING_S, dt_s) / averaged_s), dt_s / averaged_s
+        noise_rate_var = (lasting * noise_var + white * np.asarray(vibration_var)) / dt_s**2
+        usual_var = _USUAL_RATE**2 + noise_rate_var
+        # What is unusual is believed whole: less would be a bias that is half as large.
+        seen = np.where(average**2 > _USUAL_DEVIATIONS**2 * usual_var, average**2, 0.0)
         return self._trusts_gyro * seen.max() * dt_s**2
 
 

@@ -129,6 +129,26 @@ def test_what_is_usual_widens_nothing() -> None:
     assert widened < 0.01 * 4000
 
 
+def test_the_networks_noise_that_lasts_a_second_contradicts_nothing() -> None:
+    rng, widened, kept = np.random.default_rng(2), 0, np.exp(-DT_S / 0.5)
+    for _ in range(40):
+        told, noise = SlowContradiction(CROSSOVER), rng.normal(size=3) * NOISE_STD
+        for _ in range(100):
+            step = rng.normal(size=3) * NOISE_STD
+            noise = kept * noise + np.sqrt(1 - kept**2) * step
+            widened += int(told.add(noise, NOISE_STD**2, DT_S).any())
+    assert widened < 0.02 * 4000
+
+
+def test_vibration_that_is_told_contradicts_nothing() -> None:
+    vibration_std, told = np.array([1e-3, 3e-3, 1e-3]), SlowContradiction(CROSSOVER)
+    rng, little = np.random.default_rng(3), np.full(3, 1e-10)
+    steps = rng.normal(size=(400, 3)) * vibration_std
+    assert not any(told.add(step, little, DT_S, vibration_std**2).any() for step in steps)
+    told.reset()
+    assert any(told.add(step, little, DT_S).any() for step in steps)
+
+
 def test_where_the_network_is_alone_the_gyro_contradicts_nothing() -> None:
     told, var = SlowContradiction(Crossover((0.5, math.inf, math.inf))), np.zeros(3)
     for _ in range(100):
