@@ -2,7 +2,7 @@
 
     python tools/artifact_reliability.py ARTIFACT --train BAG... --validation BAG...
 
-The bags are those of its fit; with the fit's own cache of frames this takes seconds. Only
+The bags are those of its fit; with the fit's own cache of frames this takes a minute. Only
 artifact.json changes.
 """
 
