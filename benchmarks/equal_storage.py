@@ -167,7 +167,8 @@ def compared(truth: Truth, posterior: Posterior) -> dict[str, float]:
     ``ggn``: relative Frobenius distance to the GGN's blocks. ``frobenius``: the mean of relative
     distances of predictive covariances; ``log_distance``: the mean root mean square of log
     eigenvalues of one relative to the other (Foerstner and Moonen 1999), which takes too wide and
-    too narrow alike; ``joint``: the latter, to the GGN with its blocks between layers.
+    too narrow alike; ``joint``: the latter, to the GGN with its blocks between layers;
+    ``visible``: the latter, of what the likelihood sees of the outputs.
     """
     x = truth.net.x_test
     found = posterior.functional_covariance(x)
@@ -179,7 +180,17 @@ def compared(truth: Truth, posterior: Posterior) -> dict[str, float]:
         "frobenius": float(difference.mean()),
         "log_distance": log_distance(found, blocks),
         "joint": log_distance(found, joint),
+        "visible": log_distance(seen(truth.net, found), seen(truth.net, blocks)),
     }
+
+
+def seen(net: TrainedNet, cov: Tensor) -> Tensor:
+    """Return the covariance of what the likelihood sees: of logits, all but their common shift."""
+    if net.likelihood != "categorical":
+        return cov
+    ones = cov.new_ones(cov.shape[-1], 1)
+    differences = torch.linalg.qr(ones, mode="complete")[0][:, 1:]
+    return differences.mT @ cov @ differences
 
 
 def ggn_distance(truth: Truth, posterior: Posterior) -> float:

@@ -43,7 +43,8 @@ def equal_storage(r: dict[str, Any]) -> list[str]:
     lines = [
         "**At equal storage** (`python benchmarks/equal_storage.py`): distance to the dense GGN "
         "(relative, Frobenius) and to its predictive covariance at unseen inputs (root mean "
-        f"square log ratio), means of {len(r['seeds'])} seeds. INF has the numbers of the "
+        f"square log ratio), means of {len(r['seeds'])} seeds; of logits also without their "
+        "common shift, which the likelihood does not see. INF has the numbers of the "
         f"published rule at rank {rank}; the diagonal stores less.",
         "",
         f"| | {' | '.join(f'{name}: numbers, GGN, predictive' for name in nets)} |",
@@ -51,9 +52,15 @@ def equal_storage(r: dict[str, Any]) -> list[str]:
     ]
     for key, label in _EQUAL_ROWS.items():
         rows = [net.get(key) or net[f"{key}_{rank}"] for net in nets.values()]
-        cells = [f"{c['numbers']:.0f}, {c['ggn']:.2f}, {c['log_distance']:.2f}" for c in rows]
+        cells = [f"{c['numbers']:.0f}, {c['ggn']:.2f}, {_predictive(c)}" for c in rows]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return lines
+
+
+def _predictive(cell: dict[str, Any]) -> str:
+    """Return the distance of the predictive covariance, and of its part that is seen."""
+    whole, visible = (f"{cell[key]:.2f}" for key in ("log_distance", "visible"))
+    return whole if whole == visible else f"{whole} (seen: {visible})"
 
 
 _TREATMENTS = {
@@ -83,7 +90,7 @@ def negative_corrections(r: dict[str, Any]) -> list[str]:
     ]
     for key, label in _TREATMENTS.items():
         rows = [net[f"{key}_{rank}"] for net in nets.values()]
-        cells = [f"{c['ggn']:.2f}, {c['log_distance']:.2f}" for c in rows]
+        cells = [f"{c['ggn']:.2f}, {_predictive(c)}" for c in rows]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return lines
 
