@@ -112,6 +112,31 @@ def rest_at_least(grid: Grid, efb: EfbCurvature, exact: Tensor) -> InformationCu
     return InformationCurvature(torch.maximum(exact - explained, whole - explained), *parts)
 
 
+def proportional(grid: Grid, efb: EfbCurvature, exact: Tensor) -> InformationCurvature:
+    """Give negative entries the share of the exact diagonal that EFB's has outside the grid."""
+    parts, explained, own = share_outside(grid, efb, exact)
+    return InformationCurvature(torch.where(exact < explained, own, exact - explained), *parts)
+
+
+def proportional_at_least(grid: Grid, efb: EfbCurvature, exact: Tensor) -> InformationCurvature:
+    """Give every entry at least that share: more than is left wherever EFB's diagonal is above."""
+    parts, explained, own = share_outside(grid, efb, exact)
+    return InformationCurvature(torch.maximum(exact - explained, own), *parts)
+
+
+def share_outside(
+    grid: Grid, efb: EfbCurvature, exact: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+    """Return the low rank, its diagonal, and the exact diagonal times the share outside it."""
+    parts = low_rank(grid, efb)
+    whole, explained = (
+        kronecker_diagonal(efb.Q_g, efb.Q_a, efb.eigenvalues),
+        kronecker_diagonal(*parts),
+    )
+    share = (1 - explained / whole.clamp(min=torch.finfo(whole.dtype).tiny)).clamp(min=0.0)
+    return parts, explained, exact * share
+
+
 def shrunk(grid: Grid, efb: EfbCurvature, exact: Tensor) -> InformationCurvature:
     """Shrink Lam_L until the negative mass is small, by bisection; zero for what is left."""
     low, high = 0.0, 1.0
@@ -149,7 +174,8 @@ def _without(index: Tensor, i: int) -> Tensor:
 
 
 TREATMENTS: dict[str, Build] = {
-    f.__name__: f for f in (zero, shrunk, dropped, rest, rest_at_least)
+    f.__name__: f
+    for f in (zero, shrunk, dropped, rest, rest_at_least, proportional, proportional_at_least)
 }
 
 

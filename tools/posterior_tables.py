@@ -69,6 +69,8 @@ _TREATMENTS = {
     "dropped": "columns dropped, then zero",
     "rest": "what is not kept (ours)",
     "rest_at_least": "at least what is not kept, everywhere",
+    "proportional": "the share not kept, of the exact diagonal",
+    "proportional_at_least": "at least that, everywhere",
 }
 
 
