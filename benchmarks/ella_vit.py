@@ -2,7 +2,7 @@
 
 Run ``python benchmarks/ella_vit.py``; needs the images (BAYES_VIO_DATA, see README), the extra
 ``classification`` and ``pip install transformers``. The network is ``ViTForImageClassification``
-from its configuration (16 patches of 7 x 7 pixels), trained here on 20 000 images of MNIST; out of
+from its configuration (16 patches of 7 x 7 pixels), trained here on 10 000 images of MNIST; out of
 distribution is what mnist_ood.py has. How methods are compared is told in ``ood.py``. Writes
 benchmarks/results/ella_vit.json and its pictures.
 """
@@ -59,7 +59,7 @@ def vision_transformer(width: int, n_layers: int, seed: int = 0) -> nn.Module:
 def main() -> None:
     """Compare the methods and write their figures."""
     command = parser(__doc__, METHODS, RESULTS)
-    command.add_argument("--train", type=int, default=20_000, help="images to train on")
+    command.add_argument("--train", type=int, default=10_000, help="images to train on")
     command.add_argument("--epochs", type=int, default=30)
     command.add_argument("--curvature", type=int, default=1000, help="what curvature sees")
     command.add_argument("--search", type=int, default=500, help="images that choose the prior")
@@ -91,7 +91,7 @@ def compare(arguments: argparse.Namespace) -> None:
     counts = {n: getattr(arguments, n) for n in ("train", "epochs", "curvature", "search")}
     name = f"ViT of {arguments.layers} layers, {n_weights} weights"
     write(results_of(study, rows, network=name, **counts), arguments.out)
-    picture(predictions, sets, arguments.out)
+    picture(predictions, sets, arguments.out, METHODS)
 
 
 if __name__ == "__main__":

@@ -256,9 +256,14 @@ def write(results: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def picture(predictions: dict[str, Predictions], sets: Sets, path: Path) -> None:
+def picture(
+    predictions: dict[str, Predictions],
+    sets: Sets,
+    path: Path,
+    methods: Sequence[str] = PICTURED,
+) -> None:
     """Draw entropies by set and reliability diagrams of some methods, where they are there."""
-    chosen = {name: predictions[name] for name in PICTURED if name in predictions}
+    chosen = {name: predictions[name] for name in methods if name in predictions}
     if not chosen:
         return
     n_classes = next(iter(chosen.values()))[sets.inside].probs.shape[1]

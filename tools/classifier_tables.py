@@ -14,7 +14,7 @@ def mnist_ood(r: dict[str, Any]) -> list[str]:
         f"**Classifiers out of distribution** (`python benchmarks/mnist_ood.py`): {r['network']}, "
         f"{r['train']} training images of MNIST; out: {_outside(r, 'MNIST')}. Hyper-parameters by "
         f"NLL on MNIST kept aside{PRIORS[r.get('prior')]}; mean AUROC over the sets by predictive "
-        "entropy; storage with the weights.",
+        "entropy and by mutual information; storage with the weights.",
         *_figures(r["methods"]),
     ]
     return lines + _missed(r)
@@ -36,7 +36,8 @@ def ella_vit(r: dict[str, Any]) -> list[str]:
     """Return the figures around a vision transformer."""
     return [
         f"**ELLA on a vision transformer** (`python benchmarks/ella_vit.py`): {r['network']}, "
-        f"{r['train']} images of MNIST; out: {_outside(r, 'MNIST')}.",
+        f"{r['train']} images of MNIST, {r['sizes']['MNIST']} to test on; out: "
+        f"{_outside(r, 'MNIST')}.",
         *_figures(r["methods"]),
     ]
 
@@ -111,13 +112,16 @@ def _outside(r: dict[str, Any], inside: str) -> str:
 def _figures(methods: dict[str, Any]) -> list[str]:
     lines = [
         "",
-        "| method | error | NLL | ECE | AUROC | fit | an image | stored |",
+        "| method | error | NLL | ECE | AUROC by entropy, information | fit | an image | stored |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, m in methods.items():
+        auroc = [f"{m[score]['mean_auroc']:.3f}" for score in ("entropy", "mutual_information")]
+        # One network knows no mutual information.
+        shown = auroc[:1] if name in ("map", "temperature") else auroc
         lines.append(
             f"| {name.replace('_', ' ')} | {100 * (1 - m['accuracy']):.2f} % | {m['nll']:.4f} "
-            f"| {m['ece']:.4f} | {m['entropy']['mean_auroc']:.3f} | {m['fit_s']:.0f} s "
+            f"| {m['ece']:.4f} | {', '.join(shown)} | {m['fit_s']:.0f} s "
             f"| {m['predict_ms_per_image']:.2f} ms | {m['stored_bytes'] / 1024:.0f} KiB |"
         )
     return lines
