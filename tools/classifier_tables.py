@@ -25,8 +25,7 @@ def cifar_ood(r: dict[str, Any]) -> list[str]:
     lines = [
         f"**In colour** (`python benchmarks/cifar_ood.py`): {r['network']}, {r['train']} images "
         f"of eight classes of CIFAR-10, mirrored and shifted, {r['epochs']} epochs: what a CPU "
-        f"can bear. {r['sizes']['CIFAR-10']} test images; out: {_outside(r, 'CIFAR-10')}. An "
-        f"ensemble of {r['members']}.",
+        f"can bear. {r['sizes']['CIFAR-10']} test images; out: {_outside(r, 'CIFAR-10')}.",
         *_figures(r["methods"]),
     ]
     return lines + _missed(r)
