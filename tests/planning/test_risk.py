@@ -6,7 +6,7 @@ import torch
 from planning_scenes import box, random_cov, random_obstacle
 from scipy.stats import norm
 
-from bayes_vio.planning import Belief, Growth, Vehicle
+from bayes_vio.planning import Belief, Growth, Vehicle, risk
 from bayes_vio.planning.belief import roll_out
 from bayes_vio.planning.monte_carlo import touches
 from bayes_vio.planning.obstacles import Obstacles
@@ -144,3 +144,18 @@ def test_bounds_do_not_depend_on_where_the_frame_lies():
     there = wall @ turned[:2, :2].T + [1e4, -3e3]
     moved = bound_at(turned @ cov @ turned.T, there, pose=(1e4, -3e3, np.pi / 2))
     assert moved == pytest.approx(bound_at(cov, wall), rel=1e-6)
+
+
+def test_what_is_out_of_reach_adds_next_to_nothing(monkeypatch):
+    g = np.random.default_rng(3)
+    for _ in range(20):
+        poses = path(g.uniform(3, 10), g.choice([-1, 1]) * g.uniform(0.001, 0.05))
+        rolled = roll_out(belief(scale=g.uniform(0.5, 2)), poses, 0.1, Growth())
+        place = poses[0, g.integers(41), :2].numpy() - [1.35, 0]
+        obstacles = Obstacles.of([random_obstacle(g) + place for _ in range(3)])
+        stations = stations_of(rolled, station_indices(poses, 0.9), VEHICLE)
+        bound = collision_bound(stations, VEHICLE, obstacles).item()
+        with monkeypatch.context() as patched:
+            patched.setattr(risk, "_OUT_OF_REACH", 1e3)
+            every = collision_bound(stations, VEHICLE, obstacles).item()
+        assert bound == pytest.approx(every, abs=1e-6)
