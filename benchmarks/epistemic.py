@@ -49,6 +49,7 @@ RESULT = Path(__file__).parent / "results" / "epistemic.json"
 # Small fits: samples of each drive, steps of gradient, and a prior that all have.
 SAMPLES_OF_DRIVE, STEPS, BATCH, PRIOR_PRECISION = 100, 150, 64, 100.0
 HELD_OUT = 120
+MEASURED = ("epistemic_std_median", "rmse", "epistemic_over_noise", "nees_over_6")
 
 Array = NDArray[np.float64]
 
@@ -86,8 +87,31 @@ class InMemory:
         return InMemory(MotionInput.stack(list(x)), torch.cat(target), stands_for)
 
 
-def against_data(train: Sequence[Path], held_out: InMemory, cache: Path) -> list[dict]:
-    """Return the epistemic covariance on held-out samples by number of training drives."""
+def against_data(
+    train: Sequence[Path], held_out: InMemory, cache: Path, orders: int
+) -> list[dict]:
+    """Return the epistemic covariance on held-out samples by number of training drives.
+
+    Averaged (geometrically) over so many orders of the drives, each beginning with another one.
+    """
+    first = [len(train) * k // orders for k in range(orders)]
+    found = [against_drives([*train[k:], *train[:k]], held_out, cache) for k in first]
+    return [_averaged(rows) for rows in zip(*found, strict=True)]
+
+
+def _averaged(rows: Sequence[dict]) -> dict:
+    mean = {key: np.exp(np.mean(np.log([row[key] for row in rows]), axis=0)) for key in MEASURED}
+    each = [row["epistemic_std_median"] for row in rows]
+    return {
+        **rows[0],
+        **{key: value.tolist() for key, value in mean.items()},
+        "orders": len(rows),
+        "epistemic_std_median_of_each": each,
+    }
+
+
+def against_drives(train: Sequence[Path], held_out: InMemory, cache: Path) -> list[dict]:
+    """Return the same for one order of the drives."""
     sizes = [2**k for k in range(len(train).bit_length()) if 2**k <= len(train)]
     found = []
     for size in sizes:
@@ -238,6 +262,7 @@ def parsed() -> argparse.Namespace:
     data = commands.add_parser("data")
     data.add_argument("--train", type=Path, nargs="+", required=True)
     data.add_argument("--validation", type=Path, nargs="+", required=True)
+    data.add_argument("--orders", type=int, default=3, help="of the training drives")
     data.add_argument("--cache", type=Path, default=Path("out/epistemic/frames"))
     domain = commands.add_parser("domain")
     domain.add_argument("--artifact", type=Path, required=True)
@@ -259,7 +284,9 @@ def main() -> None:
         held_out = InMemory.of(
             arguments.validation, arguments.cache, -(-HELD_OUT // len(arguments.validation))
         )
-        known["against_data"] = against_data(arguments.train, held_out, arguments.cache)
+        known["against_data"] = against_data(
+            arguments.train, held_out, arguments.cache, arguments.orders
+        )
     else:
         known.setdefault("domains", {})[arguments.label] = against_domain(arguments)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
