@@ -42,7 +42,7 @@ N_VALIDATION = 5000
 RANK = 200
 # In float8, where storage bounds the ranks of all layers together, the largest of one layer: its
 # square is what predictions work with.
-COMPACT_RANK = 1000
+COMPACT_RANK = 1500
 
 
 def read_sets(folder: Path, arguments: argparse.Namespace) -> Sets:
