@@ -5,11 +5,12 @@
                                           --other NAME=BAG... [--real BAG...]
 
 `data` fits small networks alike on the samples of 1, 2, 4, ... drives, and measures the epistemic
-covariance that each has on held-out drives. `domain` plays recordings to the estimator, those of
-the kind that an artifact was trained on and others, and tells by how much the epistemic covariance
-grows and how well it separates the two (AUROC), with and without what `models/reliability.py`
-adds; on real recordings also the errors of an artifact that saw none of them. Recordings under
-test are not to be named. Figures go to results/epistemic.json, a picture beside it.
+covariance that each has on held-out drives, and that of one network given so many. `domain` plays
+recordings to the estimator, those of the kind that an artifact was trained on and others, and
+tells by how much the epistemic covariance grows and how well it separates the two (AUROC), with
+and without what `models/reliability.py` adds; on real recordings also the errors of an artifact
+that saw none of them. Recordings under test are not to be named. Figures go to
+results/epistemic.json, a picture beside it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from bayes_vio.evaluation.calibration import in_region_95
 from bayes_vio.evaluation.play import play
 from bayes_vio.evaluation.run import Run
 from bayes_vio.filters.consistency import nees
+from bayes_vio.models.motion import MotionModel
 from bayes_vio.posterior import GaussianPrediction, Posterior, fit_posterior
 from bayes_vio.training.map_fit import MapFitSettings, fit_map
 from bayes_vio.training.recordings import even_rows
@@ -111,43 +113,66 @@ def _averaged(rows: Sequence[dict]) -> dict:
 
 
 def against_drives(train: Sequence[Path], held_out: InMemory, cache: Path) -> list[dict]:
-    """Return the same for one order of the drives."""
-    sizes = [2**k for k in range(len(train).bit_length()) if 2**k <= len(train)]
+    """Return the same for one order of the drives, one network and one posterior after another."""
     found = []
-    for size in sizes:
+    for size in sizes_of(train):
         samples = InMemory.of(train[:size], cache, SAMPLES_OF_DRIVE)
-        posterior = small_fit(samples, held_out)
-        p = posterior.predict(held_out.x)
-        assert isinstance(p, GaussianPrediction)
-        E, N = p.epistemic_cov.double().numpy(), p.noise_cov.double().numpy()
-        error = (held_out.target.double() - p.mean.double()).numpy()
-        std = np.sqrt(np.diagonal(E, axis1=1, axis2=2))
-        found.append(
-            {
-                "drives": size,
-                "samples": len(samples),
-                "frames": samples.stands_for,
-                "epistemic_std_median": np.median(std, axis=0).tolist(),
-                "rmse": np.sqrt(np.mean(error**2, axis=0)).tolist(),
-                "epistemic_over_noise": float(np.median(ratio_to_noise(E, N))),
-                "nees_over_6": float(nees(error, E + N).mean() / 6),
-            }
-        )
-        print(json.dumps(found[-1]), flush=True)
+        posterior = posterior_of(small_fit(samples, held_out), samples)
+        found.append(told_of(posterior, size, samples, held_out))
     return found
 
 
-def small_fit(samples: InMemory, held_out: InMemory) -> Posterior:
-    """Return the posterior of a network trained from random weights for a number of steps."""
+def one_network(train: Sequence[Path], held_out: InMemory, cache: Path) -> list[dict]:
+    """Return the same for one network trained on all drives: what the posterior does by itself."""
+    model = small_fit(InMemory.of(train, cache, SAMPLES_OF_DRIVE), held_out)
+    found = []
+    for size in sizes_of(train):
+        samples = InMemory.of(train[:size], cache, SAMPLES_OF_DRIVE)
+        found.append(told_of(posterior_of(model, samples), size, samples, held_out))
+    return found
+
+
+def sizes_of(train: Sequence[Path]) -> list[int]:
+    """Return 1, 2, 4, ... up to the number of drives."""
+    return [2**k for k in range(len(train).bit_length()) if 2**k <= len(train)]
+
+
+def told_of(posterior: Posterior, drives: int, samples: InMemory, held_out: InMemory) -> dict:
+    """Return what a posterior says of held-out samples."""
+    p = posterior.predict(held_out.x)
+    assert isinstance(p, GaussianPrediction)
+    E, N = p.epistemic_cov.double().numpy(), p.noise_cov.double().numpy()
+    error = (held_out.target.double() - p.mean.double()).numpy()
+    std = np.sqrt(np.diagonal(E, axis1=1, axis2=2))
+    told = {
+        "drives": drives,
+        "samples": len(samples),
+        "frames": samples.stands_for,
+        "epistemic_std_median": np.median(std, axis=0).tolist(),
+        "rmse": np.sqrt(np.mean(error**2, axis=0)).tolist(),
+        "epistemic_over_noise": float(np.median(ratio_to_noise(E, N))),
+        "nees_over_6": float(nees(error, E + N).mean() / 6),
+    }
+    print(json.dumps(told), flush=True)
+    return told
+
+
+def small_fit(samples: InMemory, held_out: InMemory) -> MotionModel:
+    """Return a network trained from random weights for a number of steps."""
     epochs = -(-STEPS // -(-len(samples) // BATCH))
     settings = MapFitSettings(epochs=epochs, batch_size=BATCH, patience=epochs)
     few = replace(held_out, x=held_out.x.map(lambda t: t[::4]), target=held_out.target[::4])
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint.safetensors"
         estimate = fit_map(samples, few, settings, checkpoint, "small fit", torch.device("cpu"))
+    return estimate.model
+
+
+def posterior_of(model: MotionModel, samples: InMemory) -> Posterior:
+    """Return the posterior given some of the samples, drawn from all drives alike."""
     return fit_posterior(
-        estimate.model,
-        samples.loader(32)[:10],
+        model,
+        samples.loader(32, shuffle_seed=0)[:10],
         likelihood="gaussian",
         prior_precision=PRIOR_PRECISION,
         n_data=samples.stands_for,
@@ -287,6 +312,7 @@ def main() -> None:
         known["against_data"] = against_data(
             arguments.train, held_out, arguments.cache, arguments.orders
         )
+        known["one_network"] = one_network(arguments.train, held_out, arguments.cache)
     else:
         known.setdefault("domains", {})[arguments.label] = against_domain(arguments)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

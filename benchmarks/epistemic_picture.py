@@ -18,17 +18,20 @@ def draw(path: Path, figures: dict) -> None:
     figure = Figure(figsize=(7 * panels, 5.5), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     if rows:
-        _against_data(axes[0], rows)
+        _against_data(axes[0], rows, figures.get("one_network", []))
     for place, (label, found) in zip(axes[bool(rows) :], domains.items(), strict=True):
         _against_domain(place, label, found)
     figure.savefig(path, dpi=100)
 
 
-def _against_data(axes: Axes, rows: list[dict]) -> None:
+def _against_data(axes: Axes, rows: list[dict], of_one: list[dict]) -> None:
     for i, (name, unit) in enumerate(zip(AXES, AXIS_UNITS, strict=True)):
-        values = [row["epistemic_std_median"][i] for row in rows]
-        axes.loglog([row["drives"] for row in rows], values, marker="o", label=f"{name} ({unit})")
-    axes.set_xlabel("training drives")
+        for found, line in ((rows, "-"), (of_one, ":")):
+            values = [row["epistemic_std_median"][i] for row in found]
+            label = f"{name} ({unit})" if found is rows else None
+            drives = [row["drives"] for row in found]
+            axes.loglog(drives, values, line, color=f"C{i}", marker="o", label=label)
+    axes.set_xlabel("training drives (dotted: one network, trained on all of them)")
     axes.set_ylabel("median epistemic sigma on held-out drives")
     axes.legend(fontsize=8)
 
