@@ -25,7 +25,8 @@ _SHOWN_LIMIT = 0.05
 _NAMES = {"ours": "our covariance", "constant": "a constant one", "none": "none"}
 _TOP_VIEW_NOTE = (
     f"Ellipses: {SIGMAS:g} sigma of the position, every {ELLIPSE_EVERY_S:g} s. Gray: the tunnel. "
-    "Dashed: where the camera fails. Dotted: the finish. A localiser's fixes shrink the ellipses."
+    "Dashed: where the camera fails. Dotted: the finish. A localiser's fixes shrink the ellipses. "
+    "The constant covariance shown is unscaled: the mean of all, on the same planner."
 )
 _PARTS = {
     "sampled": "Errors sampled from what the estimator says of them",
