@@ -133,7 +133,7 @@ class Planner:
         lane = self._lane(belief, route)
         risks = self._risks(rolled, obstacles, lane)
         chosen, decision, reason = self._decide(belief, world, route, moves, risks)
-        collision, departure = (self._estimate(rolled, chosen, o, seed) for o in (obstacles, lane))
+        collision, departure = self._estimates(rolled, chosen, (obstacles, lane), seed)
         return Plan(
             decision=decision,
             reason=reason,
@@ -228,23 +228,25 @@ class Planner:
             + s.risk_weight * used
         )
 
-    def _estimate(
-        self, rolled: RolledBelief, chosen: int, obstacles: Obstacles, seed: int
-    ) -> float:
-        """Return the share of sampled true motions along a candidate that touch an obstacle.
+    def _estimates(
+        self, rolled: RolledBelief, chosen: int, kinds: tuple[Obstacles, ...], seed: int
+    ) -> list[float]:
+        """Return, of each kind, the share of true motions along a candidate that touch any.
 
         NaN where none are to be sampled.
         """
         if not self.settings.samples:
-            return float("nan")
+            return [float("nan")] * len(kinds)
         one = rolled.of(chosen)
         index = station_indices(one.poses, self.settings.spacing_m)
-        near = within_reach(stations_of(one, index, self.vehicle), self.vehicle, obstacles).any(1)[
-            0
-        ]
-        if not near.any():
-            return 0.0
+        stations = stations_of(one, index, self.vehicle)
+        near = [within_reach(stations, self.vehicle, kind).any(1)[0] for kind in kinds]
+        if not any(which.any() for which in near):
+            return [0.0] * len(kinds)
         generator = torch.Generator().manual_seed(seed)
         motions = one.sample(0, self.settings.samples, generator)[:, index[0]]
-        hit = touches(motions, self.vehicle, obstacles[near]).any(-1)
-        return float(hit.double().mean())
+        hits = [
+            touches(motions, self.vehicle, kind[which]).any(-1)
+            for kind, which in zip(kinds, near, strict=True)
+        ]
+        return [float(hit.double().mean()) for hit in hits]
