@@ -122,12 +122,13 @@ def _comparison(compared: dict[str, Any]) -> str:
 def _compared_row(name: str, pair: dict[str, Any]) -> list[Cell]:
     fewer, ratio = pair["times_fewer"], pair["time_to_goal_ratio"]
     collisions, arrived = (" / ".join(map(str, pair[key])) for key in ("collisions", "arrived"))
-    least = f"<small>at least {pair['times_fewer_at_least_95']:.1f}</small>"
+    least = f" <small>at least {pair['times_fewer_at_least_95']:.1f}</small>"
+    times = ("&infin;" if fewer is None else f"{fewer:.1f}") + least
     return [
         Cell(escape(name)),
         Cell(str(pair["streets"])),
         Cell(collisions),
-        Cell(f"{'&infin;' if fewer is None else f'{fewer:.1f}'} {least}"),
+        Cell(times if any(pair["collisions"]) else markup.DASH),
         Cell(arrived),
         Cell(str(pair["both_arrived"])),
         Cell(markup.DASH if ratio is None else f"{ratio:.2f}"),
