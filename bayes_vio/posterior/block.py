@@ -46,7 +46,10 @@ class PrecisionBlock(ABC):
 
     @abstractmethod
     def sample(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise [..., d_out, d_in] to draws from N(0, P^-1), in its dtype."""
+        """Map standard normal noise [..., d_out, d_in] to draws from N(0, P^-1), in its dtype.
+
+        The noise is used up: a draw may take its memory.
+        """
 
     @abstractmethod
     def logdet(self) -> Tensor:

@@ -54,7 +54,7 @@ class DiagonalPrecision(PrecisionBlock):
 
     def sample(self, noise: Tensor) -> Tensor:
         """Return draws from N(0, P^-1) [..., d_out, d_in], in the noise's dtype."""
-        return noise * self._std.to(noise.dtype)
+        return noise.mul_(self._std.to(noise.dtype))
 
     def logdet(self) -> Tensor:
         """Return log det P."""

@@ -130,26 +130,27 @@ class InformationPrecision(PrecisionBlock):
         return Q, -1 / (root * (1 + root))
 
     @cached_property
-    def _square_roots(self) -> dict[torch.dtype, Tensor]:
-        """Return D^-1/2 in float64 and in ``dtype``."""
-        root = self.D.rsqrt()
-        return {root.dtype: root, self.dtype: root.to(self.dtype)}
+    def _roots(self) -> dict[torch.dtype, tuple[Tensor, Tensor]]:
+        """Return D^-1/2 and D^-1 in float64 and in ``dtype``."""
+        roots = self.D.rsqrt(), self.D_inverse
+        narrow = roots[0].to(self.dtype), roots[1].to(self.dtype)
+        return {self.D.dtype: roots, self.dtype: narrow}
 
     def sample(self, noise: Tensor) -> Tensor:
         """Return D^-1/2 (x + V Q diag(c) Q^T V^T x), V = D^-1/2 U diag(s) (E12).
 
         [..., d_out, d_in], in the noise's dtype, but for products [L, L], which are in float64.
         """
-        std, U_g, U_a = (
-            t.to(noise.dtype) for t in (self._square_roots[noise.dtype], self.U_g, self.U_a)
-        )
-        draw = std * noise
+        std, var = self._roots[noise.dtype]
+        U_g, U_a = self.U_g.to(noise.dtype), self.U_a.to(noise.dtype)
+        # In the noise's own memory: fresh pages cost a tenth of a draw.
+        draw = noise.mul_(std)
         # From the left: four times as fast as a product with r_a columns.
         inner = U_a.mT @ draw.flatten(0, -2).mT  # [r_a, ... * d_out]
         projected = (inner.unflatten(1, draw.shape[:-1]) @ U_g).movedim(0, -1)  # [..., r_g, r_a]
         weighed = (projected.flatten(-2).double() @ self._kernel).to(noise.dtype)
         back = U_g @ weighed.unflatten(-1, projected.shape[-2:]) @ U_a.mT
-        return draw.addcmul_(std.square(), back)
+        return draw.addcmul_(var, back)
 
     def logdet(self) -> Tensor:
         """Return log det P = sum log D + log det M (E13)."""

@@ -56,6 +56,7 @@ class NetworkPrecision(ABC):
         """Map standard normal noise [..., d_out, d_in] per layer to changes drawn from N(0, P^-1).
 
         Works in the noise's dtype. Weights that the structure leaves at the MAP change by zero.
+        The noise is used up: a draw may take its memory.
         """
 
     @abstractmethod

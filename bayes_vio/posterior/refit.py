@@ -225,7 +225,7 @@ class _Objective:
         shapes = {name: layer.shape for name, layer in self._posterior.layers.items()}
         parts = z.split([d_out * d_in for d_out, d_in in shapes.values()])
         noise = {
-            name: part.reshape(shape)
+            name: part.reshape(shape).clone()
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
         return self._precision.sample(noise)
