@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from bayes_vio.conventions import AXES, AXIS_UNITS
 
@@ -31,6 +32,8 @@ def _against_data(axes: Axes, rows: list[dict], of_one: list[dict]) -> None:
             label = f"{name} ({unit})" if found is rows else None
             drives = [row["drives"] for row in found]
             axes.loglog(drives, values, line, color=f"C{i}", marker="o", label=label)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_xlabel("training drives (dotted: one network, trained on all of them)")
     axes.set_ylabel("median epistemic sigma on held-out drives")
     axes.legend(fontsize=8)
