@@ -142,11 +142,9 @@ def _further(horizons: dict) -> list[str]:
         found = Verdict(measured["judgement"]["verdict"])
         same = found.value == horizons["1"]["judgement"]["verdict"]
         if found in _FAULTS and not same:
-            factor = measured["joint"]["sigma_factor"]
-            told.append(
-                f"Over {frames} frames it is {_FAULTS[found]}: "
-                f"errors are {factor:.2f} times what it predicts."
-            )
+            evidence = measured["judgement"]["evidence"]
+            why = f"{evidence[0].lower()}{evidence[1:]}"
+            told.append(f"Over {frames} frames it is {_FAULTS[found]}: {why}")
     return told
 
 

@@ -122,6 +122,7 @@ def test_headline_tells_coverage_drift_tracking_and_faulty_horizons():
     assert "2.35 %" in text or "2.34 %" in text
     assert "98.7 %" in text
     assert "Over 10 frames it is overconfident" in text
+    assert horizons["10"]["judgement"]["evidence"][1:] in text
     assert "drift" not in verdict.headline(
         horizons["1"]["judgement"], horizons, {"t_rel_percent": None}, 1.0
     )
