@@ -3,9 +3,8 @@
 import hashlib
 import io
 import json
-import math
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,7 @@ from safetensors.torch import save as tensors_to_bytes
 
 from bayes_vio.artifact import ArtifactError, MotionArtifact
 from bayes_vio.inspection import inspect_artifact
-from bayes_vio.models.complementary import NETWORK_ALONE, Crossover
-from bayes_vio.models.reliability import Reliability
-from bayes_vio.sealed import sealed
+from tests.artifact_cases import reseal
 from tests.motion_cases import random_motion, tiny_artifact
 
 
@@ -85,14 +82,6 @@ def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(ArtifactError, match=r"incomplete: model\.safetensors"):
         MotionArtifact.load(folder)
-
-
-def reseal(folder: Path, **changes: object) -> None:
-    """Change a description and seal it anew, as somebody who means it would."""
-    file = folder / "artifact.json"
-    description = json.loads(file.read_text()) | changes
-    description.pop("seal_sha256")
-    file.write_text(json.dumps(sealed(description)))
 
 
 def test_an_edited_description_is_found(folder: Path) -> None:
@@ -353,74 +342,3 @@ def test_names_in_a_file_do_not_command_a_terminal(folder: Path) -> None:
     reseal(folder, metadata={"validation": {"rmse": 3}})
     with pytest.raises(ArtifactError, match="metadata that no fit writes"):
         inspect_artifact(folder)
-
-
-USUAL = Reliability(
-    picture_mean=(-1.8, -3.2, -3.1, 0.4),
-    picture_precision=tuple(map(tuple, (np.eye(4) + 0.5).tolist())),
-    still_share=0.05,
-    unseen_share=0.01,
-    disagreement_std=(1e-3, 1e-3, 2e-3, 0.2, 5e-3),
-    disagreement_response=(0.8, 0.8, 0.8, 1.0, 0.5),
-    disagreement_bound=2.75,
-    rotation_lever_m=((4.0, 10.0, 5.0), (0.5, 0.7, 9.0), (0.4, 1.3, 0.6)),
-    vibration_std=(4e-4, 8e-4, 0.0),
-)
-
-
-def test_what_is_usual_for_the_inputs_is_kept(folder: Path) -> None:
-    artifact = MotionArtifact.load(folder)
-    assert artifact.reliability is None
-    replace(artifact, reliability=USUAL).save(folder)
-    assert MotionArtifact.load(folder).reliability == USUAL
-
-
-def test_bound_and_levers_that_were_not_measured_have_a_default(folder: Path) -> None:
-    old = asdict(USUAL)
-    del old["disagreement_bound"], old["rotation_lever_m"], old["vibration_std"]
-    reseal(folder, reliability=old)
-    told = MotionArtifact.load(folder).reliability
-    expected = replace(USUAL, disagreement_bound=3.0, rotation_lever_m=None)
-    assert told == replace(expected, vibration_std=(0.0, 0.0, 0.0))
-
-
-def test_how_rotations_are_fused_is_kept(folder: Path) -> None:
-    artifact = MotionArtifact.load(folder)
-    assert artifact.crossover == NETWORK_ALONE
-    crossover = Crossover((0.5, 2.0, math.inf))
-    replace(artifact, crossover=crossover).save(folder)
-    assert MotionArtifact.load(folder).crossover == crossover
-    out = io.StringIO()
-    inspect_artifact(folder, Console(file=out, width=200))
-    assert "rotX 0.5 s, rotY 2.0 s, rotZ never" in out.getvalue()
-    reseal(folder, crossover_s=[0.5, 2.0, -1.0])
-    with pytest.raises(ArtifactError, match="three times above 0 s"):
-        MotionArtifact.load(folder)
-
-
-def test_an_artifact_written_before_this_was_measured_is_read(folder: Path) -> None:
-    file = folder / "artifact.json"
-    description = json.loads(file.read_text())
-    del description["reliability"], description["crossover_s"], description["seal_sha256"]
-    file.write_text(json.dumps(sealed(description)))
-    artifact = MotionArtifact.load(folder)
-    assert artifact.reliability is None
-    assert artifact.crossover == NETWORK_ALONE
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ([], "does not fit"),
-        ({"still_share": 0.1}, "tells"),
-        (asdict(USUAL) | {"still_share": 1e30}, "shares outside"),
-        (asdict(USUAL) | {"picture_precision": [[1e300] * 4] * 4}, "up to 1e"),
-        (asdict(USUAL) | {"disagreement_std": [0] * 5}, "five positive"),
-        (asdict(USUAL) | {"colour": 1}, "tells"),
-        (asdict(USUAL) | {"rotation_lever_m": [[1.0] * 3]}, "nine levers"),
-    ],
-)
-def test_what_nothing_measures_is_refused(folder: Path, value: object, message: str) -> None:
-    reseal(folder, reliability=value)
-    with pytest.raises(ArtifactError, match=message):
-        MotionArtifact.load(folder)
