@@ -1,11 +1,13 @@
 """Hand messages from the executor's thread to the worker's; images may overtake, samples never.
 
-A step that was held up for once should not cost an image, one that always takes too long must not
-let images age: two may wait for their turn, but a third overtakes all that wait.
+A node that was held up for once should not lose images, one that always takes too long must not
+let them age. So a reader that has kept up may work off a backlog, for a while; where it cannot,
+two images may wait for their turn, and a third overtakes all that wait.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ from typing import Any
 # Far ahead of every stamp: no IMU sample wakes the worker.
 NEVER_NS = 2**62
 _WAITING_IMAGES = 2
+# A reader that needs two thirds of an image's interval works off a backlog of 30 images meanwhile.
+_CATCH_UP_S = 2.0
 
 
 @dataclass
@@ -50,13 +54,18 @@ class Inbox:
 
     An image or a command wakes it at once, an IMU sample only as ``wake_from`` says: at 400 Hz
     waking for each would cost more than reading them together.
+
+    backlog: the images that may wait after the process was held up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, backlog: int = 30) -> None:
+        self._backlog = backlog
         self._condition = Condition()
         self._deliveries = deque([Delivery()])  # with an image each, but the last
         self._ready = False
         self._wake_stamp_ns = NEVER_NS
+        self._keeps_up = True  # the reader has been idle since an image was overtaken
+        self._behind_since_s: float | None = None  # from when on more than two have waited
 
     def put_imu(self, stamp_ns: int, sample: tuple[float, ...]) -> None:
         """Add one sample [6] (m/s^2, rad/s)."""
@@ -76,15 +85,27 @@ class Inbox:
     def put_image(self, message: Any) -> None:
         """Add an image message, which overtakes those that wait if they are too many."""
         with self._condition:
-            waiting = sum(delivery.image is not None for delivery in self._deliveries)
-            if waiting == _WAITING_IMAGES:
+            waiting = self._waiting_images()
+            if waiting >= _WAITING_IMAGES and not self._may_wait(waiting):
                 self._join()
             elif waiting:
                 self._deliveries.append(Delivery())
             self._deliveries[-1].put_image(message)
             self._wake()
 
+    def _waiting_images(self) -> int:
+        return len(self._deliveries) - (self._deliveries[-1].image is None)
+
+    def _may_wait(self, waiting: int) -> bool:
+        """Return whether the reader is granted one more image, as it is expected to catch up."""
+        now_s = time.monotonic()
+        if self._behind_since_s is None:
+            self._behind_since_s = now_s
+        in_time = now_s - self._behind_since_s < _CATCH_UP_S
+        return self._keeps_up and in_time and waiting < self._backlog
+
     def _join(self) -> None:
+        self._keeps_up = False
         first, *later = self._deliveries
         for delivery in later:
             first.append(delivery)
@@ -102,11 +123,15 @@ class Inbox:
         What came with and behind an image is returned up to the next image.
         """
         with self._condition:
+            if not self._waiting_images():
+                self._keeps_up = True
             self._condition.wait_for(lambda: self._ready, timeout_s)
             delivery = self._deliveries.popleft()
             self._ready = bool(self._deliveries)
             if not self._deliveries:
                 self._deliveries.append(Delivery())
+            if self._waiting_images() < _WAITING_IMAGES:
+                self._behind_since_s = None
         return delivery
 
     def _wake(self) -> None:

@@ -81,11 +81,19 @@ class NodeParameters:
         ImageTransport.RAW, "raw: sensor_msgs/Image on image; compressed: image/compressed"
     )
     imu_reliability: Reliability = choice(Reliability.BEST_EFFORT, "QoS reliability of imu")
-    imu_depth: int = _depth(400, "imu; below 200 samples are lost at 400 Hz", minimum=200)
+    imu_depth: int = _depth(1000, "imu; below 200 samples are lost at 400 Hz", minimum=200)
     image_reliability: Reliability = choice(
         Reliability.BEST_EFFORT, "QoS reliability of the image"
     )
     image_depth: int = _depth(60, "the image", minimum=1)
+    image_backlog: int = number(
+        30,
+        "Images that may wait when the node was held up, if it works them off within 2 s; 2: a "
+        "third overtakes those that wait",
+        "images",
+        2,
+        1000,
+    )
     camera_info_reliability: Reliability = choice(
         Reliability.BEST_EFFORT, "QoS reliability of camera_info"
     )

@@ -45,7 +45,7 @@ class Pipeline:
         self._artifact, self._parameters, self._outputs = artifact, parameters, outputs
         self._around, self._telemetry, self._log = around, around.telemetry, around.log
         self._calibration = Calibration(parameters, artifact.camera, artifact.extrinsics)
-        self._inbox = Inbox()
+        self._inbox = Inbox(parameters.image_backlog)
         self._monitor = ReferenceMonitor(
             parameters.consistency_window, parameters.reference_max_gap_s
         )

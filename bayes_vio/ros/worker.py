@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -19,6 +20,8 @@ from bayes_vio.ros.throttle import ChangeLog, ThrottledLog
 
 # How often the estimator is asked without a new image, so that a silent camera is noticed.
 _IDLE_S = 0.05
+# Longer than a step and a wait for messages together: the process or its machine stood still.
+_HELD_UP_S = 0.25
 # Far longer than any step takes, far shorter than anyone waits for a transition.
 _STOP_S = 5.0
 
@@ -56,6 +59,7 @@ class EstimationWorker:
         self._inbox = inbox
         self._publish, self._around = publish, around
         self._stop = Event()
+        self._asked_s = time.monotonic()
         self._thread = Thread(target=self._run, name="estimation", daemon=True)
 
     def start(self) -> None:
@@ -104,12 +108,24 @@ class EstimationWorker:
             self._feed_image(delivery.image)
         for stamp_ns, sample in delivery.imu[delivery.samples_before_image :]:
             self.estimator.feed_imu(stamp_ns, sample)
-        while (estimate := self.estimator.estimate(self._around.now_ns())) is not None:
+        while (estimate := self._estimate()) is not None:
             self._publish(estimate)
         awaited_ns = self.estimator.awaited_imu_stamp_ns
         self._inbox.wake_from(NEVER_NS if awaited_ns is None else awaited_ns)
         for event in self.estimator.events():
             self._around.log.warn(event.partition(":")[0], event)
+
+    def _estimate(self) -> MotionEstimate | None:
+        """Ask the estimator; after standing still, first let in what has come meanwhile.
+
+        Otherwise the time that this process slept through would pass for a gap in the images, and
+        they would all come too late.
+        """
+        now_s = time.monotonic()
+        held_up, self._asked_s = now_s - self._asked_s > _HELD_UP_S, now_s
+        if held_up and self.estimator.awaited_imu_stamp_ns is None:
+            return None
+        return self.estimator.estimate(self._around.now_ns())
 
     def _feed_image(self, message: Any) -> None:
         stamp_ns = stamp_ns_of(message.header)

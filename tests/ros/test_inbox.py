@@ -22,7 +22,7 @@ SAMPLE = (0.0, 0.0, 9.8, 0.0, 0.0, 0.1)
 
 
 def test_a_third_image_overtakes_two_and_samples_do_not():
-    inbox = Inbox()
+    inbox = Inbox(backlog=2)
     for k in range(300):
         inbox.put_imu(k, SAMPLE)
     for name in ("first", "second", "third"):
@@ -53,8 +53,52 @@ def test_two_images_come_one_after_the_other_with_their_samples():
     assert (first.skipped_images, second.skipped_images, bool(rest)) == (0, 0, False)
 
 
+def test_a_reader_that_kept_up_works_off_what_came_while_it_was_held_up():
+    inbox = Inbox(backlog=5)
+    for k in range(5):
+        inbox.put_image(k)
+        inbox.put_imu(k, SAMPLE)
+    taken = [inbox.take(0.0) for _ in range(5)]
+    assert [d.image for d in taken] == [0, 1, 2, 3, 4]
+    assert [[stamp for stamp, _ in d.imu] for d in taken] == [[0], [1], [2], [3], [4]]
+    assert sum(d.skipped_images for d in taken) == 0
+
+
+def test_after_a_backlog_that_is_too_long_only_two_may_wait_until_the_reader_is_idle():
+    inbox = Inbox(backlog=4)
+    for k in range(5):
+        inbox.put_image(k)
+    assert (inbox.take(0.0).image, inbox.take(0.0).image) == (4, None)  # idle by now
+    for k in range(5, 9):
+        inbox.put_image(k)
+    assert [inbox.take(0.0).image for _ in range(4)] == [5, 6, 7, 8]
+    for k in range(9, 14):
+        inbox.put_image(k)
+    inbox.put_image(14)  # behind 13, which overtook; not idle since
+    inbox.put_image(15)
+    last = inbox.take(0.0)
+    assert (last.image, last.skipped_images) == (15, 6)
+
+
+def test_a_backlog_that_is_not_worked_off_in_time_is_overtaken(monkeypatch):
+    now_s = 100.0
+    monkeypatch.setattr("bayes_vio.ros.inbox.time.monotonic", lambda: now_s)
+    inbox, taken, skipped = Inbox(backlog=30), [], 0
+    for k in range(120):  # the reader takes one in two
+        inbox.put_image(k)
+        now_s += 1 / 30
+        if k % 2:
+            delivery = inbox.take(0.0)
+            taken.append(delivery.image)
+            skipped += delivery.skipped_images
+    assert skipped > 20
+    assert taken == sorted(taken)
+    # In the long run it is the newest that is read: none older than two intervals.
+    assert all(k >= 2 * n for n, k in enumerate(taken[-15:], len(taken) - 15))
+
+
 def test_a_reader_that_keeps_up_again_has_skipped_nothing_more():
-    inbox, seen = Inbox(), []
+    inbox, seen = Inbox(backlog=2), []
     for k in range(7):
         inbox.put_image(k)
         if k % 2:
