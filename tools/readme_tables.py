@@ -18,6 +18,7 @@ from typing import Any
 
 from calibration_tables import accumulated, bad_days, epistemic
 from classifier_tables import cifar_ood, ella_vit, mnist_ood, prior_search, sparse_dropout
+from glance_table import glance
 from posterior_tables import (
     curvature_pass,
     equal_storage,
@@ -158,12 +159,13 @@ def odometry(r: dict[str, Any]) -> list[str]:
 
 
 # Where a table is not named after the file of results that it shows.
-SOURCES = {"negative_corrections": "equal_storage"}
+SOURCES = {"negative_corrections": "equal_storage", "glance": "odometry"}
 
 
 TABLES = {
     t.__name__: t
     for t in (
+        glance,
         real_car,
         node,
         posterior_latency,
