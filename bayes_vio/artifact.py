@@ -84,7 +84,8 @@ class MotionArtifact:
     the posterior covers; JSON values only. ``reliability``: what is usual for the inputs; None
     where that was not measured: then nothing is doubted. ``regime``: judges images and ego-motion,
     always on the CPU; None where it was not fitted. ``crossover``: how rotations are fused with
-    the gyro's. ``captured``: predictions from single inputs, recorded (see ``streaming``). Raises
+    the gyro's. ``imu_alone_scale`` [6]: factors of the noise's deviations where no camera sees.
+    ``captured``: predictions from single inputs, recorded (see ``streaming``). Raises
     ArtifactError for values that no car has.
     """
 
@@ -101,6 +102,7 @@ class MotionArtifact:
     reliability: Reliability | None = None
     regime: RegimeClassifier | None = None
     crossover: Crossover = NETWORK_ALONE
+    imu_alone_scale: tuple[float, ...] = (1.0,) * len(AXES)
     captured: CapturedPredictive | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -189,6 +191,7 @@ class MotionArtifact:
             "dt_range_s": list(self.dt_range_s),
             "reliability": asdict(self.reliability) if self.reliability else None,
             "crossover_s": [t if math.isfinite(t) else None for t in self.crossover.time_s],
+            "imu_alone_scale": list(self.imu_alone_scale),
             "metadata": self.metadata,
             **({"regime": regime_storage.describe(self.regime)} if self.regime else {}),
         }
@@ -329,6 +332,7 @@ def _assemble(
         metadata=description["metadata"],
         reliability=reliability_from_json(description.get("reliability")),
         crossover=crossover_from_json(description.get("crossover_s")),
+        imu_alone_scale=tuple(float(v) for v in description.get("imu_alone_scale", [1.0] * 6)),
     )
 
 

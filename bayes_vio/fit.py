@@ -27,7 +27,7 @@ from bayes_vio.posterior.fit import Request, check_fit
 from bayes_vio.posterior.number_format import check_format
 from bayes_vio.regime.fit import RegimeSettings, fit_regime
 from bayes_vio.training.batch_memory import check_batch
-from bayes_vio.training.calibration import Calibration, calibrate, score
+from bayes_vio.training.calibration import Calibration, calibrate, calibrate_imu_alone, score
 from bayes_vio.training.correlation import correlations
 from bayes_vio.training.crossover import choose_crossover, drive_answers
 from bayes_vio.training.map_fit import MapEstimate, MapFitSettings, fit_map
@@ -310,6 +310,10 @@ def measured_artifact(
         + " ".join(f"{100 * c:.0f}" for c in result.coverage_95)
         + " % of errors (x y z rotX rotY rotZ)"
     )
+    imu_alone = calibrate_imu_alone(posterior, EvenSubset(every, calibration_samples))
+    observer.note(
+        "noise where no camera sees, times " + " ".join(f"{factor:.2f}" for factor in imu_alone)
+    )
     first = recordings.train[0]
     frames = [(r.brightness, r.sharpness) for r in recordings.train]
     brightness, sharpness = (np.concatenate(column) for column in zip(*frames, strict=True))
@@ -335,6 +339,7 @@ def measured_artifact(
         dt_range_s=(float(intervals_s.min()), float(intervals_s.max())),
         reliability=measure_reliability(model, recordings.train, recordings.validation),
         crossover=crossover,
+        imu_alone_scale=imu_alone,
         metadata={
             "parameters": sum(p.numel() for p in model.parameters()),
             "time_offset_std_s": recordings.time_offset.std_s,

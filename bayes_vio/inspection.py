@@ -62,6 +62,7 @@ def _origin(path: Path, description: dict[str, Any]) -> Table:
         "epistemic correlation time": f"{description['epistemic_correlation_s']:.1f} s",
         "noise that lasts": _lasting_noise(description["noise_correlation"]),
         "rotation by the gyro beyond": _crossover(description.get("crossover_s")),
+        "noise where no camera sees": _factors(description.get("imu_alone_scale")),
         "prior precision": f"{metadata.get('prior_precision', float('nan')):.3g}",
         **_continued(metadata),
     }
@@ -102,6 +103,11 @@ def _lasting_noise(correlation: dict[str, Any]) -> str:
 def _crossover(times_s: list[float | None] | None) -> str:
     told = zip(AXES[3:], times_s or [None] * 3, strict=True)
     return ", ".join(f"{axis} never" if t is None else f"{axis} {t:.1f} s" for axis, t in told)
+
+
+def _factors(scale: list[float] | None) -> str:
+    told = zip(AXES, scale or [1.0] * len(AXES), strict=True)
+    return ", ".join(f"{axis} x {factor:.2f}" for axis, factor in told)
 
 
 def _accuracy(metadata: dict[str, Any]) -> Table | None:

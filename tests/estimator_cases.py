@@ -56,6 +56,7 @@ class KnownArtifact:
     model: nn.Module = field(default_factory=lambda: nn.Linear(1, 1))
     regime: Any = None
     crossover: Crossover = NETWORK_ALONE
+    imu_alone_scale: tuple[float, ...] = (1.0,) * 6
     asked: list[MotionInput] = field(default_factory=list)
     corrupt: Callable[[Prediction], Prediction] = lambda p: p
 

@@ -105,6 +105,7 @@ class IncrementPredictor:
         self._doubter: Doubter | None = None
         self._lever_m: Array | None = None
         self._vibration_var: Array = np.zeros(3)
+        self._imu_alone_scale = np.array(artifact.imu_alone_scale)
         if (measured := artifact.reliability) is not None:
             self._doubter = Doubter(measured, artifact.model, view_valid, settings)
             self._vibration_var = np.square(measured.vibration_std)
@@ -199,6 +200,8 @@ class IncrementPredictor:
         epistemic_cov = factor[:, None] * epistemic_cov * factor
         floor = self._settings.floor_std**2 * np.eye(6)
         epistemic_cov = check_spd(epistemic_cov + floor, "the model's epistemic covariance")
+        if interval.flow is None:
+            noise_cov = self._imu_alone_scale[:, None] * noise_cov * self._imu_alone_scale
         noise_cov = check_spd(noise_cov, "the model's noise covariance")
         doubt = Doubt() if self._doubter is None else self._doubter.judge(interval, x)
         doubt = doubt.widened(self._contradicted(interval, mean, noise_cov))

@@ -5,6 +5,10 @@ against it jointly (E-C1):
     r_i ~ N(0, S N_i S + E_i(prior_precision)),    S = diag(s),
 with N_i the model's noise covariance and E_i the linearised epistemic covariance. Fitting the
 noise alone first would leave nothing for the epistemic part to explain.
+
+Nearly all intervals have both sensors, and so S is theirs. Where no camera sees, errors are of
+another size and have longer tails; a scale of their own is fitted in the same way, the camera left
+out of the same intervals (E-C4).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from torch import Tensor
 
 from bayes_vio.data.samples import MotionInput
 from bayes_vio.posterior import GaussianPrediction, Posterior
+from bayes_vio.training.augmentation import without_camera
 
 # How far one axis' noise may be off after training: beyond a factor e^3 something else is wrong.
 _LARGEST_LOG_SCALE = 3.0
@@ -108,6 +113,27 @@ def calibrate_noise(
     noise_scale, nll = fit_noise_scale(residual, epistemic_cov, noise_cov)
     _check_scale(noise_scale)
     return noise_scale, nll
+
+
+def calibrate_imu_alone(
+    posterior: Posterior, batches: Iterable[tuple[MotionInput, Tensor]]
+) -> tuple[float, ...]:
+    """Return the factors [6] of the noise's deviations where no camera sees (E-C4).
+
+    Ones where no batch has an interval with a whole IMU window.
+    """
+    blind = [_blind(x, target) for x, target in batches]
+    if not any(len(x) for x, _ in blind):
+        return (1.0,) * 6
+    residual, (epistemic_cov,), noise_cov = _residuals([posterior], blind)
+    return tuple(fit_noise_scale(residual, epistemic_cov, noise_cov)[0].tolist())
+
+
+def _blind(x: MotionInput, target: Tensor) -> tuple[MotionInput, Tensor]:
+    """Return the intervals of a batch that have a whole IMU window, without their camera."""
+    whole = x.imu_valid.amin(1) > 0
+    chosen = x.map(lambda t: t[whole])
+    return without_camera(chosen, torch.ones_like(chosen.dt, dtype=torch.bool)), target[whole]
 
 
 def _check_scale(noise_scale: Tensor) -> None:

@@ -140,6 +140,22 @@ def test_neither_sensor_is_lost_and_coasts_with_a_growing_covariance():
     assert np.linalg.norm(travelled) > 0.9 * SPEED_M_S * (gone_s - 0.1)
 
 
+def test_the_imu_alone_has_a_noise_scale_of_its_own():
+    spoil = lambda k, image: image // 16 if k >= 20 else image  # noqa: E731
+    scale = (2.0, 1.0, 0.5, 3.0, 1.0, 1.0)
+    drive = Drive(images=spoil)
+    usual, scaled = (
+        by_frame(drive.run(Estimator(KnownArtifact(imu_alone_scale=s)), 3.0))
+        for s in ((1.0,) * 6, scale)
+    )
+    np.testing.assert_allclose(scaled[15].noise_cov, usual[15].noise_cov)
+    ratio = np.diagonal(scaled[25].noise_cov) / np.diagonal(usual[25].noise_cov)
+    # All but x and y, which the turn within the interval mixes.
+    np.testing.assert_allclose(np.sqrt(ratio)[2:], scale[2:], rtol=1e-2)
+    assert 1.9 < np.sqrt(ratio[0]) <= 2.0
+    np.testing.assert_allclose(scaled[25].epistemic_cov, usual[25].epistemic_cov)
+
+
 def test_one_dropped_frame_is_told_but_still_measured():
     estimates = by_frame(Drive(without_image={20}).run(Estimator(KnownArtifact()), 3.0))
     assert 20 not in estimates

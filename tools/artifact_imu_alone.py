@@ -1,0 +1,40 @@
+"""Measure anew how an artifact's noise is to be scaled where no camera sees, fitting nothing else.
+
+    python tools/artifact_imu_alone.py ARTIFACT --validation BAG... [--cache FOLDER]
+
+The bags are the validation recordings of its fit; with the fit's own cache of frames this takes
+seconds. Only artifact.json changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from bayes_vio.artifact import MotionArtifact
+from bayes_vio.data.bags import open_streams
+from bayes_vio.data.dataset import MotionDataset, prepare
+from bayes_vio.fit import FitSettings
+from bayes_vio.training.calibration import calibrate_imu_alone
+from bayes_vio.training.recordings import EvenSubset
+
+
+def main() -> None:
+    """Write the artifact back with what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--validation", type=Path, nargs="+", required=True)
+    parser.add_argument("--cache", type=Path, default=Path("out/imu_alone/frames"))
+    arguments = parser.parse_args()
+    artifact = MotionArtifact.load(arguments.artifact)
+    prepared = [prepare(open_streams(bag), arguments.cache) for bag in arguments.validation]
+    drives = MotionDataset([r.with_time_offset(artifact.time_offset_s) for r in prepared], (1,))
+    samples = EvenSubset(drives, FitSettings().calibration_samples)
+    scale = calibrate_imu_alone(artifact.posterior, samples)
+    replace(artifact, imu_alone_scale=scale).save(arguments.artifact)
+    print(" ".join(f"{factor:.2f}" for factor in scale))
+
+
+if __name__ == "__main__":
+    main()
