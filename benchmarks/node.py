@@ -43,7 +43,8 @@ RESULT = ROOT / "benchmarks" / "results" / "node.json"
 TARGET_P99_S = 0.040
 # Read by Fast DDS in this process and in the node's, by its names in ROS 2 up to Jazzy and since.
 DDS_PROFILE = ROOT / "config" / "fastdds.xml"
-for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+DDS_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+for name in DDS_VARIABLES:
     os.environ.setdefault(name, str(DDS_PROFILE))
 
 

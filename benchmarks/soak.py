@@ -81,6 +81,10 @@ class Rig:
     def odometry_ns(self) -> np.ndarray:
         return self.recorder.arrays().get("odometry_stamp_ns", np.zeros(0, np.int64))
 
+    def image_stamps_ns(self, first: int, last: int | None = None) -> np.ndarray:
+        """Return the stamps of the images sent, from one number to another."""
+        return np.array(self.sensors.image_stamps_ns[first:last])
+
 
 def time_start(rig: Rig, artifact: Path, cores: list[int]) -> float:
     """Return the seconds from a node's process to its first odometry, data flowing all along."""
@@ -122,9 +126,8 @@ def run(rig: Rig, artifact: Path, cores: list[int], seconds: float) -> dict[str,
         gap = recovery(rig)
     finally:
         stop_node(process)
-    sent = np.array(rig.sensors.image_stamps_ns[first:last])
     return {
-        **latency(rig, sent),
+        **latency(rig, rig.image_stamps_ns(first, last)),
         "imu_sent": samples,
         "imu_lost": samples - (after["imu count"] - before["imu count"]),
         "memory_start_mib": round(start[0], 1),

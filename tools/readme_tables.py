@@ -19,6 +19,7 @@ from typing import Any
 from calibration_tables import accumulated, bad_days, epistemic
 from classifier_tables import cifar_ood, ella_vit, mnist_ood, prior_search, sparse_dropout
 from glance_table import glance
+from node_tables import held_up, node, soak
 from posterior_tables import (
     curvature_pass,
     equal_storage,
@@ -71,24 +72,6 @@ def real_car(r: dict[str, Any]) -> list[str]:
         "64 ms are the lag of the IMU's stamps.",
     ]
     return lines
-
-
-def node(r: dict[str, Any]) -> list[str]:
-    """Return what the node does under load."""
-    return [
-        f"**The node under load** (`python benchmarks/node.py`): {r['image']} and "
-        f"{r['imu_hz']} Hz IMU for {r['seconds']:.0f} s, the node on {r['cores_of_the_node']} "
-        f"cores of {r['machine']['processor']}.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| images sent / lost | {r['frames_sent']} / {r['frames_lost']} |",
-        f"| IMU messages sent / lost | {r['imu_sent']} / {r['imu_lost']} |",
-        f"| image stamp to odometry, p50 / p99 | {1e3 * r['latency_p50_s']:.1f} ms / "
-        f"{1e3 * r['latency_p99_s']:.1f} ms |",
-        f"| memory at start / end | {r['memory_start_mib']:.0f} / {r['memory_end_mib']:.0f} MiB |",
-        f"| cores used | {r['cpu_cores_used']:.2f} |",
-    ]
 
 
 def fit_memory(r: dict[str, Any]) -> list[str]:
@@ -159,7 +142,7 @@ def odometry(r: dict[str, Any]) -> list[str]:
 
 
 # Where a table is not named after the file of results that it shows.
-SOURCES = {"negative_corrections": "equal_storage", "glance": "odometry"}
+SOURCES = {"negative_corrections": "equal_storage", "glance": "odometry", "soak": "soak_hour"}
 
 
 TABLES = {
@@ -168,6 +151,8 @@ TABLES = {
         glance,
         real_car,
         node,
+        soak,
+        held_up,
         posterior_latency,
         reading,
         fit_memory,
