@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_vio.planning.planner import Plan
+from bayes_vio.planning.planner import Decision, Plan
 from bayes_vio.planning.vehicle import Vehicle
 
 Array = NDArray[np.float64]
@@ -26,12 +26,15 @@ class Command:
     steering_rad: float
 
     @staticmethod
-    def of(plan: Plan) -> Command:
+    def of(plan: Plan, vehicle: Vehicle) -> Command:
         """Return the first step of a plan.
 
         Its acceleration, not its speed, is followed: the plan begins at the speed that the
-        estimator says, whose noise must not shake the car.
+        estimator says, whose noise must not shake the car. Where no motion is within the bounds
+        the brakes are applied in full: a speed believed too low must not soften them.
         """
+        if plan.decision is Decision.STOP:
+            return Command.stop(vehicle, float(plan.steering[0]))
         change = float(plan.speeds[1] - plan.speeds[0]) / plan.dt_s
         return Command(float(plan.speeds[1]), change, float(plan.steering[0]))
 

@@ -182,7 +182,7 @@ class ClosedLoop:
         belief = belief.after(age_s, self.planner.growth)
         plan = self.planner.plan(belief, self.course.world, self.course.route)
         self._planned_s = now_s
-        self._command = Command.of(plan)
+        self._command = Command.of(plan, vehicle)
         return self._step(belief, plan.decision, plan.reason, plan)
 
     def _waits(self) -> bool:

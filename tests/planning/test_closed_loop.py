@@ -12,7 +12,16 @@ from bayes_vio.filters.accumulate import Odometry
 from bayes_vio.filters.consistency import nees
 from bayes_vio.filters.published import fixed_axes_cov, mean_twist_cov
 from bayes_vio.geometry import se3
-from bayes_vio.planning import Decision, Lattice, Planner, PlannerSettings, Vehicle
+from bayes_vio.planning import (
+    Belief,
+    Decision,
+    Lattice,
+    Planner,
+    PlannerSettings,
+    Route,
+    Vehicle,
+    World,
+)
 from bayes_vio.planning.car import Car, Command
 from bayes_vio.planning.claims import AsEstimated, Constant, Nothing
 from bayes_vio.planning.closed_loop import ClosedLoop, Ending, LoopSettings
@@ -79,6 +88,35 @@ def test_a_car_told_to_stand_brakes_and_stays():
     last = [car.drive(Command(0.0, 0.0, 0.0), 0.5) for _ in range(4)][-1]
     assert last.speeds[-1] == 0.0
     assert (last.poses[-1] == last.poses[0]).all()
+
+
+@pytest.mark.parametrize("believed_m_s", [0.0, 0.2, 0.6, 3.0])
+def test_a_stop_brakes_in_full_whatever_speed_is_believed(believed_m_s):
+    # A wall so near that nothing is within the bounds; the car really drives 3 m/s.
+    across = np.array([[5.0, -9.0], [6.0, -9.0], [6.0, 9.0], [5.0, 9.0]])
+    plan = planner().plan(
+        Belief(np.zeros(3), 0.25 * np.eye(3), np.array([believed_m_s, 0, 0]), *(np.eye(3),) * 2),
+        World.of_polygons([across]),
+        Route.along(np.array([[0.0, 0.0], [40.0, 0.0]])),
+    )
+    assert plan.decision is Decision.STOP
+    car = Car(VEHICLE, np.zeros(3), speed_m_s=3.0)
+    motion = car.drive(Command.of(plan, VEHICLE), 0.1)
+    slowed = np.diff(motion.speeds) / motion.dt_s
+    np.testing.assert_allclose(slowed, -VEHICLE.braking_max_m_s2)
+    standing = Car(VEHICLE, np.zeros(3))
+    assert (standing.drive(Command.of(plan, VEHICLE), 0.1).speeds == 0.0).all()
+
+
+def test_a_plan_within_the_bounds_brakes_comfortably():
+    plan = planner().plan(
+        Belief(np.zeros(3), 1e-4 * np.eye(3), np.array([4.0, 0, 0]), *(1e-6 * np.eye(3),) * 2),
+        World.of_polygons([]),
+        Route.along(np.array([[0.0, 0.0], [2.0, 0.0]])),
+    )
+    assert plan.decision is Decision.FOLLOW
+    command = Command.of(plan, VEHICLE)
+    assert command.acceleration_m_s2 == pytest.approx(-VEHICLE.braking_m_s2)
 
 
 def test_a_belief_is_the_planar_part_of_an_estimate():
