@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from bayes_vio.planning import Belief, Growth, Plan, Route, Vehicle, World
-from bayes_vio.planning.belief import levers, step_gains
+from bayes_vio.planning.belief import levers, roll_out, step_gains
 from bayes_vio.planning.monte_carlo import touches
 
 Array = NDArray[np.float64]
 # The map is of some time ago: since then the odometry has drifted against it.
 MAP_AGE_S = 3.0
+_SINCE_MAP = 20  # steps
 _KNOWN = np.diag([0.03, 0.03, 0.003]) ** 2
 
 
@@ -100,7 +101,10 @@ def belief_at(moment: Moment, speed_m_s: float, growth: Growth) -> Belief:
         moment.epistemic_cov,
         moment.noise_cov,
     )
-    return at_map.after(MAP_AGE_S, growth, steps=20)
+    dt_s = MAP_AGE_S / _SINCE_MAP
+    way = torch.from_numpy(_straight(speed_m_s, _SINCE_MAP, dt_s))
+    cov = roll_out(at_map, way[None], dt_s, growth).cov[0, -1].numpy()
+    return replace(at_map, pose=np.zeros(3), cov=0.5 * (cov + cov.T))
 
 
 def truth_of(

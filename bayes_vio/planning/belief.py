@@ -9,10 +9,14 @@ The twist's error has an epistemic part, the same all along the plan, and noise,
 white with the spectral density 2 noise_cov tau, the limit of a Gauss-Markov process of correlation
 time tau and never less than it. Where the estimator is degraded, what is wrong lasts: the noise's
 covariance counts as coherent, too. Where it is lost, the velocity drifts as E-G1 says besides.
+
+A belief that ages without an estimate is carried on by its last twist, as a lost estimator does:
+what is wrong with that twist lasts, and the velocity drifts from when it was measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,6 +58,16 @@ class Growth:
         std = [self.position_tracking_std_m] * 2 + [self.yaw_tracking_std_rad]
         return np.diag(np.square(std))
 
+    def drifted(self, elapsed_s: Array) -> Array:
+        """Return how far [..., 3] (m, rad) the unseen velocity's change carries the car: E-G1.
+
+        elapsed_s [..., 1]: since the velocity was measured. A standard deviation.
+        """
+        s = self.coasting
+        rate = np.array([s.acceleration_std_m_s2] * 2 + [s.angular_acceleration_std_rad_s2])
+        bound = np.array([s.speed_error_bound_m_s] * 2 + [s.angular_rate_error_bound_rad_s])
+        return elapsed_s * np.minimum(0.5 * rate * elapsed_s, bound)
+
 
 @dataclass(frozen=True)
 class Belief:
@@ -61,8 +75,9 @@ class Belief:
 
     pose [3]: x, y (m), yaw (rad). cov [3, 3]: of the pose, about fixed axes. twist [3]: vx, vy
     (m/s, in base_link), yaw rate (rad/s). epistemic_twist_cov, noise_twist_cov [3, 3]: the two
-    parts of its covariance. state: the estimator's. lost_s: for how long it has been lost.
-    steering_rad: of the front wheels. Raises ValueError for numbers that are not finite,
+    parts of its covariance. state: the estimator's. lost_s: for how long it had been lost when it
+    said the twist. age_s: for how long that twist has been carried on since. steering_rad: of the
+    front wheels. Raises ValueError for numbers that are not finite,
     CovarianceError for a matrix that is no covariance.
     """
 
@@ -74,14 +89,17 @@ class Belief:
     state: TrackingState = TrackingState.TRACKING
     lost_s: float = 0.0
     steering_rad: float = 0.0
+    age_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every number: what is planned on must be sound."""
-        numbers = [*self.pose, *self.twist, self.lost_s, self.steering_rad]
+        numbers = [*self.pose, *self.twist, self.lost_s, self.steering_rad, self.age_s]
         if not np.isfinite(numbers).all():
             raise ValueError("the belief holds a pose, twist or time that is not finite")
         if self.lost_s < 0:
             raise ValueError(f"the belief has been lost for {self.lost_s} s: give 0 or more")
+        if self.age_s < 0:
+            raise ValueError(f"the belief is {self.age_s} s old: give 0 or more")
         for name in ("cov", "epistemic_twist_cov", "noise_twist_cov"):
             check_spd(getattr(self, name), f"the belief's {name}")
 
@@ -90,15 +108,23 @@ class Belief:
         """Return the forward speed, 0 where the car rolls backwards."""
         return max(float(self.twist[0]), 0.0)
 
+    @property
+    def unseen_s(self) -> float:
+        """Return for how long nothing has been seen of the motion."""
+        return self.lost_s + self.age_s
+
     def after(self, elapsed_s: float, growth: Growth, steps: int = 4) -> Belief:
-        """Return the belief once the twist has gone on for elapsed_s (s), its errors with it."""
+        """Return the belief elapsed_s (s) later, without an estimate since.
+
+        The twist is carried on; the pose's covariance grows by at least what E-G1 says the car may
+        have done meanwhile, in however many pieces the time is cut.
+        """
         if elapsed_s <= 0:
             return self
         poses = torch.from_numpy(_constant_twist(self.pose, self.twist, elapsed_s, steps))
-        rolled = roll_out(self, poses[None], elapsed_s / steps, growth)
-        lost_s = self.lost_s + elapsed_s if self.state is TrackingState.LOST else 0.0
-        cov = rolled.cov[0, -1].numpy()
-        return replace(self, pose=poses[-1].numpy(), cov=0.5 * (cov + cov.T), lost_s=lost_s)
+        rolled = roll_out(self, poses[None], elapsed_s / steps, growth, carried=True)
+        cov, age_s = rolled.cov[0, -1].numpy(), self.age_s + elapsed_s
+        return replace(self, pose=poses[-1].numpy(), cov=0.5 * (cov + cov.T), age_s=age_s)
 
 
 def _constant_twist(pose: Array, twist: Array, elapsed_s: float, steps: int) -> Array:
@@ -203,25 +229,35 @@ def step_gains(poses: Tensor, dt_s: float) -> Tensor:
     return B * dt_s
 
 
-def roll_out(belief: Belief, poses: Tensor, dt_s: float, growth: Growth) -> RolledBelief:
-    """Roll a belief out along candidate paths poses [c, t, 3], one per dt_s (s); P2."""
+def roll_out(
+    belief: Belief, poses: Tensor, dt_s: float, growth: Growth, carried: bool = False
+) -> RolledBelief:
+    """Roll a belief out along candidate paths poses [c, t, 3], one per dt_s (s); P2.
+
+    carried: along the path no estimate came, and no plan was followed: the twist went on.
+    """
 
     def tensor(value: Any) -> Tensor:
         return torch.as_tensor(value, dtype=torch.float64, device=poses.device)
 
     B = step_gains(poses, dt_s)
+    times = dt_s * np.arange(poses.shape[1])[:, None]
     noise_cov, coherent_cov = belief.noise_twist_cov, belief.epistemic_twist_cov
-    if belief.state is not TrackingState.TRACKING:
+    if carried or belief.state is not TrackingState.TRACKING:
         coherent_cov = coherent_cov + noise_cov
     density = 2 * growth.noise_correlation_s / dt_s
     noise_root = B @ tensor(np.linalg.cholesky(noise_cov * density))
-    rates = tensor(_drift_rates(belief, poses.shape[1] - 1, dt_s, growth))
+    lasting, drift = np.ones((len(times) - 1, 1)), np.zeros((len(times) - 1, 3))
+    if carried:
+        lasting = _steps_since(belief.age_s, times, lambda t: t) / dt_s
+    if carried or belief.state is TrackingState.LOST:
+        drift = _steps_since(belief.unseen_s, times, growth.drifted) / dt_s
     return RolledBelief(
         poses=poses,
-        initial_cov=tensor(belief.cov + growth.tracking_cov),
+        initial_cov=tensor(belief.cov if carried else belief.cov + growth.tracking_cov),
         coherent_cov=tensor(coherent_cov),
-        coherent_gain=_summed(B),
-        drift_gain=_summed(B * rates[:, None, :]),
+        coherent_gain=_summed(B * tensor(lasting)[:, None]),
+        drift_gain=_summed(B * tensor(drift)[:, None]),
         noise_root=noise_root,
         noise_cov=_summed(noise_root @ noise_root.mT),
     )
@@ -232,13 +268,14 @@ def _summed(steps: Tensor) -> Tensor:
     return torch.nn.functional.pad(steps.cumsum(1), (0, 0, 0, 0, 1, 0))
 
 
-def _drift_rates(belief: Belief, steps: int, dt_s: float, growth: Growth) -> NDArray[Any]:
-    """Return the velocity's drift [steps, 3] (m/s, rad/s) while lost: the derivative of E-G1."""
-    if belief.state is not TrackingState.LOST:
-        return np.zeros((steps, 3))
-    s = growth.coasting
-    rate = np.array([s.acceleration_std_m_s2] * 2 + [s.angular_acceleration_std_rad_s2])
-    bound = np.array([s.speed_error_bound_m_s] * 2 + [s.angular_rate_error_bound_rad_s])
-    times = belief.lost_s + dt_s * np.arange(steps + 1)[:, None]
-    displacement = times * np.minimum(0.5 * rate * times, bound)
-    return np.diff(displacement, axis=0) / dt_s
+def _steps_since(
+    earlier_s: float, times: Array, displacement: Callable[[Array], Array]
+) -> NDArray[Any]:
+    """Return the steps [t - 1, k] by which a displacement's deviation grows, at times [t, 1].
+
+    What came before earlier_s is in the covariance already. As in E-G1 the squares are what adds
+    up, however the time is cut: what lasts errs alike before and after the cut.
+    """
+    before = displacement(np.asarray(earlier_s))
+    since = displacement(earlier_s + times) ** 2 - before**2
+    return np.diff(np.sqrt(since), axis=0)

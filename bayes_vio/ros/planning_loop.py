@@ -220,8 +220,9 @@ class PlanningLoop:
         state = self._state
         if self._state_ns is not None and now_ns - self._state_ns > _STATE_TIMEOUT_S * NS_PER_S:
             state = TrackingState.DEGRADED
-        lost_s = (now_ns - self._lost_since_ns) / NS_PER_S if state is TrackingState.LOST else 0.0
-        seen = replace(belief, state=state, lost_s=max(lost_s, 0.0))
+        # As of the odometry's stamp: what came since is the belief's age.
+        lost_ns = self._stamp_ns - self._lost_since_ns if state is TrackingState.LOST else 0
+        seen = replace(belief, state=state, lost_s=max(lost_ns, 0) / NS_PER_S)
         seen = steered(seen, self._steering_rad, self.planner.vehicle)
         return seen.after((now_ns - self._stamp_ns) / NS_PER_S, self.planner.growth)
 
