@@ -129,8 +129,9 @@ class _FirstPass:
         dropped: dict[str, int] = {}
         image_ns, image_kept, _ = self._image.cleaned(dropped)
         mounting = extrinsics or self._static_extrinsics()
-        imu = self._imu_stream(mounting, dropped)
-        reference = self._reference_stream(dropped)
+        logged_ns = self._image.logged_ns(image_kept)
+        imu = self._imu_stream(mounting, dropped, logged_ns)
+        reference = self._reference_stream(dropped, logged_ns)
         for name, stream in (("imu", imu), ("reference", reference)):
             if stream is not None:
                 _check_overlap(path, name, stream.stamp_ns, image_ns[image_kept])
@@ -157,17 +158,21 @@ class _FirstPass:
             T_base_imu = self._static.transform(base, self._imu.frame_id)
         return Extrinsics(T_base_imu, T_base_camera, "/tf_static")
 
-    def _imu_stream(self, mounting: Extrinsics, dropped: dict[str, int]) -> ImuStream | None:
+    def _imu_stream(
+        self, mounting: Extrinsics, dropped: dict[str, int], logged_ns: tuple[int, int]
+    ) -> ImuStream | None:
         if not self._imu.stamps:
             return None
-        stamp_ns, kept, rows = self._imu.cleaned(dropped)
+        stamp_ns, kept, rows = self._imu.cleaned(dropped, logged_ns)
         R_base_imu = mounting.T_base_imu[:3, :3]
         samples = rows[kept]
         for part in (SPECIFIC_FORCE, ANGULAR_RATE):
             samples[:, part] = samples[:, part] @ R_base_imu.T
         return ImuStream(stamp_ns[kept], samples)
 
-    def _reference_stream(self, dropped: dict[str, int]) -> ReferenceStream | None:
+    def _reference_stream(
+        self, dropped: dict[str, int], logged_ns: tuple[int, int]
+    ) -> ReferenceStream | None:
         if not self._selection.reference:
             return None
         if not self._reference.stamps:
@@ -176,7 +181,7 @@ class _FirstPass:
                 f"{self._path} holds no reference pose on {self._selection.reference}"
                 + (f" from '{world}' to '{frame}'" if world else "")
             )
-        stamp_ns, kept, rows = self._reference.cleaned(dropped)
+        stamp_ns, kept, rows = self._reference.cleaned(dropped, logged_ns)
         frame = self._topics.reference_frame or self._reference.frame_id
         T_base_frame = self._static.transform(self._topics.base_frame, frame)
         T_world_base = poses_of(rows[kept]) @ np.linalg.inv(T_base_frame)

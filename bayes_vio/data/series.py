@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.data.messages import BagError
+from bayes_vio.data.stamp_order import CLOCK_SET, stamp_faults
 
 # Beyond any position on Earth (m) and any sensor: such numbers only come of damage.
 _LARGEST_VALUE = 1e9
@@ -50,28 +51,40 @@ class Series:
         self._rows.extend(row)
 
     def cleaned(
-        self, dropped: dict[str, int]
+        self, dropped: dict[str, int], logged_ns: tuple[int, int] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
         """Return stamps [n], kept [n] and rows [n, width], and count causes in ``dropped``.
 
-        Left out: values that are not finite or absurd, zero stamps, stamps not after all earlier
-        ones. Where every header is unstamped the log's stamps stand in, which is counted too.
-        Raises BagError where only some are stamped or less than half of the messages remain.
+        Left out: values that are not finite or absurd, zero stamps, and stamps out of order. Where
+        the clock was set while recording, the part stays of which most was logged in ``logged_ns``
+        (first, last; None: the longest). Where every header is unstamped the log's stamps stand
+        in, which is counted too. Raises BagError where only some are stamped, or less than half
+        of the messages can be used whatever the clock.
         """
         stamp_ns = self._stamps(dropped)
         rows = np.array(self._rows, dtype=np.float64).reshape(len(stamp_ns), self._width)
-        causes = _causes(stamp_ns, rows)
+        log_ns = np.array(self._log_stamps, dtype=np.int64)
+        first_ns, last_ns = logged_ns or (log_ns.min(), log_ns.max())
+        causes = _causes(stamp_ns, rows, (first_ns <= log_ns) & (log_ns <= last_ns))
         counts = {
             f"{self._name}: {cause}": int(np.count_nonzero(causes == cause))
             for cause in np.unique(causes[causes != ""])
         }
         kept = causes == ""
-        if 2 * np.count_nonzero(kept) < len(kept):
+        useless = np.count_nonzero(~np.isin(causes, ("", *CLOCK_SET)))
+        if 2 * useless > len(kept) or not kept.any():
+            told = ", ".join(f"{n} x {cause}" for cause, n in counts.items())
             raise BagError(
-                f"{self._where}: most messages of the {self._name} stream are unusable: {counts}"
+                f"{self._where}: {len(kept) - np.count_nonzero(kept)} of {len(kept)} messages "
+                f"cannot be used: {told}"
             )
         dropped |= counts
         return stamp_ns, kept, rows
+
+    def logged_ns(self, kept: NDArray[np.bool_]) -> tuple[int, int]:
+        """Return when the first and the last of the messages kept [n] were logged."""
+        log_ns = np.array(self._log_stamps, dtype=np.int64)[kept]
+        return int(log_ns.min()), int(log_ns.max())
 
     def _stamps(self, dropped: dict[str, int]) -> NDArray[np.int64]:
         stamp_ns = np.array(self.stamps, dtype=np.int64)
@@ -87,9 +100,11 @@ class Series:
         return stamp_ns
 
 
-def _causes(stamp_ns: NDArray[np.int64], rows: NDArray[np.float64]) -> NDArray[np.str_]:
-    """Return why each message is left out [n], "" where it stays."""
-    causes = np.full(len(stamp_ns), "", dtype="<U16")
+def _causes(
+    stamp_ns: NDArray[np.int64], rows: NDArray[np.float64], wanted: NDArray[np.bool_]
+) -> NDArray[np.str_]:
+    """Return why each message is left out [n], "" where it stays; wanted: as `stamp_faults`."""
+    causes = np.full(len(stamp_ns), "", dtype="<U24")
     causes[stamp_ns == 0] = "zero stamp"
     finite = np.asarray(np.isfinite(rows).all(axis=1))
     absurd = np.abs(np.where(finite[:, None], rows, 0)).max(axis=1, initial=0) > _LARGEST_VALUE
@@ -99,8 +114,5 @@ def _causes(stamp_ns: NDArray[np.int64], rows: NDArray[np.float64]) -> NDArray[n
     causes[absurd] = "absurd value"
     causes[~finite] = "not finite"
     usable = np.flatnonzero(causes == "")
-    latest = np.maximum.accumulate(stamp_ns[usable])
-    step = stamp_ns[usable][1:] - latest[:-1]
-    causes[usable[1:][step == 0]] = "duplicate stamp"
-    causes[usable[1:][step < 0]] = "backward stamp"
+    causes[usable] = stamp_faults(stamp_ns[usable], wanted[usable])
     return causes
