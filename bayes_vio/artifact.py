@@ -252,6 +252,8 @@ _UNFIT += (SafetensorError,)
 def read_description(path: Path) -> dict[str, Any]:
     """Return artifact.json of a folder, checked for damage, format version and input shapes."""
     file = Path(path) / _JSON
+    if Path(path).is_file():
+        raise ArtifactError(f"{path} is a file: an artifact is a folder with {_JSON} in it")
     if not file.is_file():
         raise ArtifactError(
             f"no artifact at {path}: {_JSON} is missing; run `bayes-vio fit` first"

@@ -110,6 +110,8 @@ def fit(
         check_structure(settings.structure)
         check_format(NumberFormat(settings.number_format), settings.structure)
         check_replaceable(out)
+        if settings.start_from is not None:
+            read_description(settings.start_from)  # said now, not after all bags were read
 
     def read() -> Recordings:
         return read_recordings(

@@ -125,6 +125,8 @@ def sole_use(folder: Path, purpose: str, cache: Path) -> Iterator[None]:
     writes to, is removed first. The lock ends with the process, however it ends. Raises
     InUseError where another process holds it.
     """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder: choose another for the {purpose}")
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:

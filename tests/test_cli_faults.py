@@ -178,7 +178,48 @@ def test_an_artifact_that_cannot_be_used_is_one_line_and_code_2(
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
     assert str(folder) in errors or "start-from" in errors
-    assert not (tmp_path / "o").exists()
+    assert not list(tmp_path.glob("o*"))  # said before the bags were read
+
+
+def test_a_file_for_an_artifact_is_told(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = ready / "artifact" / "artifact.json"
+    assert cli.main(["inspect", "--artifact", str(file)]) == 2
+    assert f"{file} is a file: an artifact is a folder" in capsys.readouterr().err
+
+
+def test_a_file_for_a_work_folder_is_told(
+    ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    arguments = fit_of(ready, tmp_path / "o", "--work-dir", tmp_path / "file")
+    assert cli.main([str(a) for a in arguments]) == 2
+    errors = capsys.readouterr().err
+    assert f"{tmp_path / 'file'} is no folder: choose another for the fit" in errors
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_recordings_that_are_one_are_refused(
+    ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Counted double, or judged on what it has learned, an artifact would be too sure."""
+    shutil.copytree(ready / "train", tmp_path / "copy")
+    short = [str(a) for a in (*SHORT_FIT, "--out", tmp_path / "o")]
+    bags = {
+        "train": ready / "train",
+        "validation": ready / "validation",
+        "copy": tmp_path / "copy",
+    }
+    for train, validation, told in (
+        (["train", "train"], ["validation"], "train: given twice"),
+        (["train"], ["validation", "validation"], "validation: given twice"),
+        (["train"], ["copy"], "train and copy hold the same recording; give it once"),
+    ):
+        given = [str(bags[name]) for name in train]
+        for name in validation:
+            given += ["--validation", str(bags[name])]
+        assert cli.main(["fit", *given, *short]) == 2
+        assert told in capsys.readouterr().err
+        assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,6 +34,14 @@ def storage_files(path: Path) -> list[Path]:
     for file in files:
         _check_storage(file)
     return files
+
+
+def check_distinct(paths: Sequence[Path]) -> None:
+    """Raise BagError where a recording is given twice: its data would count double."""
+    resolved = [path.resolve() for path in paths]
+    twice = sorted({str(path) for path in resolved if resolved.count(path) > 1})
+    if twice:
+        raise BagError(f"{', '.join(twice)}: given twice; name each recording once")
 
 
 def bag_name(path: Path) -> str:

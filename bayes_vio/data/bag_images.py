@@ -59,7 +59,8 @@ class FrameReader:
         if index + 1 != len(self.kept):
             raise BagError(f"{self.path} changed since it was opened: is it still being recorded?")
         if causes.total() == np.count_nonzero(self.kept):
-            raise BagError(f"{self.path}, topic {self.topic}: no image is usable ({dict(causes)})")
+            told = ", ".join(f"{n} x {cause}" for cause, n in causes.items())
+            raise BagError(f"{self.path}, topic {self.topic}: no image is usable: {told}")
 
     def _count(self, error: ImageError, causes: Counter[str]) -> None:
         if error.cause == "unknown encoding":

@@ -41,14 +41,19 @@ def open_streams(
     by default the chains of /tf_static from base_link. IMU vectors are rotated into base axes;
     the lever arm's centripetal and tangential terms stay in the specific force. Raises BagError
     where a topic is absent or ambiguous, a frame is unknown, the streams share no time, a unit
-    is wrong, or the bag is damaged.
+    is wrong, or the bag is damaged; it names the recording.
     """
     path, topics = Path(path), topics or Topics()
     bag = BagReader(path)
     first_pass = _FirstPass(path, select_topics(path, bag.topics, topics), topics)
-    for message in bag.messages(first_pass.topics()):
-        first_pass.read(message)
-    return first_pass.streams(extrinsics)
+    try:
+        for message in bag.messages(first_pass.topics()):
+            first_pass.read(message)
+        return first_pass.streams(extrinsics)
+    except BagError as error:
+        if str(path) in str(error):
+            raise
+        raise BagError(f"{path}: {error}") from error  # of several bags the one at fault
 
 
 class _FirstPass:

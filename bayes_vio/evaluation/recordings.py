@@ -15,6 +15,7 @@ import torch
 
 from bayes_vio.artifact import MotionArtifact, read_description
 from bayes_vio.choices import Predictive
+from bayes_vio.data.bag_files import check_distinct
 from bayes_vio.data.bags import Topics, open_streams
 from bayes_vio.data.samples import Extrinsics, Streams
 from bayes_vio.estimator import Estimator
@@ -46,6 +47,7 @@ def evaluate(
     """
     if not bag_paths:
         raise ValueError("There is no recording to evaluate on: name at least one bag.")
+    check_distinct([Path(path) for path in bag_paths])
     with _one_thread():
         whole = MotionArtifact.load(Path(artifact_path), device)
         choice = choose_predictive(whole, predictive, latency_budget_s)

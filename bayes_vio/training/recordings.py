@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayes_vio.data.bag_files import check_distinct
 from bayes_vio.data.bags import Topics, open_streams
 from bayes_vio.data.camera_rotation import (
     CameraRotation,
@@ -85,8 +86,8 @@ def read_recordings(
 ) -> Recordings:
     """Read the bags of a fit, all with one time offset: the given one, or the training bags'.
 
-    Raises ValueError for a bag with two uses, none for one of them, or an offset that no training
-    recording tells.
+    Raises ValueError for a bag given twice, also as a copy, none for one of the uses, or an offset
+    that no training recording tells.
     """
     _check_split(train, validation)
     prepared = []
@@ -99,6 +100,7 @@ def read_recordings(
             seed=seed,
             progress=lambda done, total, name=name: observer.frames(name, done, total),
         )
+        _check_new(recording, prepared)
         prepared.append(recording)
     offset = CommonOffset(time_offset_s or 0.0, None, 0)
     if time_offset_s is None:
@@ -116,8 +118,18 @@ def _check_split(train: Sequence[Path], validation: Sequence[Path]) -> None:
     if shared:
         names = ", ".join(sorted(str(p) for p in shared))
         raise ValueError(f"{names}: in training and in validation; a recording has one use")
+    for use in (train, validation):
+        check_distinct(use)
     if not train or not validation:
         raise ValueError("a fit needs at least one training and one validation recording")
+
+
+def _check_new(recording: PreparedRecording, earlier: Sequence[PreparedRecording]) -> None:
+    for other in earlier:
+        if other.sha256 == recording.sha256:
+            raise ValueError(
+                f"{other.name} and {recording.name} hold the same recording; give it once"
+            )
 
 
 def _tell_different_mountings(

@@ -116,7 +116,7 @@ def test_bad_calibration_is_refused(tmp_path, camera, message):
     with BagWriter(tmp_path / "bag") as bag:
         bag.camera_info(START_NS, camera)
         bag.image(START_NS, GRAY)
-    with pytest.raises(BagError, match=message):
+    with pytest.raises(BagError, match=rf"{tmp_path / 'bag'}: .*{message}"):
         open_streams(tmp_path / "bag")
 
 

@@ -79,6 +79,8 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, artifact_path
         evaluate(tmp_path / "nothing", [tmp_path / "drive"], out)
     with pytest.raises(BagError, match="does not exist"):
         evaluate(artifact_path, [tmp_path / "drive"], out)
+    with pytest.raises(BagError, match="drive: given twice"):
+        evaluate(artifact_path, [tmp_path / "drive", tmp_path / "." / "drive"], out)
     write_bag(tmp_path / "blind", with_reference=False)
     with pytest.raises(ValueError, match="no reference"):
         evaluate(artifact_path, [tmp_path / "blind"], out)
