@@ -10,7 +10,14 @@ from classical import Increments, RotationSource, classical_increments
 from numpy.typing import NDArray
 from odometry_runs import Sensors, chained, hear, run_of, with_constant_cov
 from odometry_setting import Evaluated, Method, Result, Setting, accumulated, timed
-from odometry_weights import N_SAMPLES, ensemble, mc_dropout, noise_head, posterior
+from odometry_weights import (
+    N_SAMPLES,
+    ensemble,
+    mc_dropout,
+    noise_head,
+    posterior,
+    recalibrated,
+)
 
 from bayes_vio.data.samples import Streams
 from bayes_vio.evaluation.run import Run
@@ -34,6 +41,11 @@ def inf(setting: Setting, recordings: Sequence[Evaluated]) -> Result:
         chosen,
         ms,
     )
+
+
+def inf_alone(setting: Setting, recordings: Sequence[Evaluated]) -> Result:
+    """Return the artifact's posterior, calibrated as the others are, its inputs not judged."""
+    return recalibrated(setting, recordings, setting.artifact.posterior)
 
 
 def one_sensor(sensors: Sensors) -> Method:
@@ -122,6 +134,7 @@ def _second_moment(error: Array) -> Array:
 # Add a method here: name -> what it is called by, and the function.
 METHODS: dict[str, Method] = {
     "INF (as published)": inf,
+    "INF alone": inf_alone,
     "constant covariance": constant_cov,
     "noise head alone": noise_head,
     "diagonal": posterior("diagonal"),

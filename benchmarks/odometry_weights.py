@@ -43,25 +43,27 @@ def posterior(
     """
 
     def method(setting: Setting, recordings: Sequence[Evaluated]) -> Result:
-        model, prior = setting.artifact.model, FitSettings().prior_precisions
         fitted = fit_posterior(
-            model,
+            setting.artifact.model,
             setting.train_subset,
             structure=structure,
             layers=layers,
             n_data=len(setting.train),
         )
-        chosen = calibrate(fitted, setting.validation_subset, prior)
-        fitted = fitted.with_prior_precision(chosen.prior_precision)
-        answer = _sampled(fitted, model) if samples else _linearised(fitted)
-        told = {
-            "prior_precision": chosen.prior_precision,
-            "noise_scale": chosen.noise_scale.tolist(),
-        }
-        scale = chosen.noise_scale
-        return answered(setting, recordings, lambda x: _scaled(answer(x), scale), told)
+        return recalibrated(setting, recordings, fitted, samples)
 
     return method
+
+
+def recalibrated(
+    setting: Setting, recordings: Sequence[Evaluated], fitted: Posterior, samples: bool = False
+) -> Result:
+    """Return the runs of a posterior whose prior and noise scale validation chooses anew."""
+    chosen = calibrate(fitted, setting.validation_subset, FitSettings().prior_precisions)
+    fitted, scale = fitted.with_prior_precision(chosen.prior_precision), chosen.noise_scale
+    answer = _sampled(fitted, setting.artifact.model) if samples else _linearised(fitted)
+    told = {"prior_precision": chosen.prior_precision, "noise_scale": scale.tolist()}
+    return answered(setting, recordings, lambda x: _scaled(answer(x), scale), told)
 
 
 def ensemble(setting: Setting, recordings: Sequence[Evaluated]) -> Result:

@@ -109,7 +109,7 @@ def _draws(said: Said, n: int, g: torch.Generator) -> Tensor:
 
 
 def test_a_method_is_found_by_its_beginning_and_a_wrong_one_is_named():
-    assert list(methods(["INF", "noise"], False)) == ["INF (as published)", "noise head alone"]
+    assert list(methods(["INF (", "noise"], False)) == ["INF (as published)", "noise head alone"]
     assert "ensemble" in methods(None, True)
     assert "ensemble" not in methods(None, False)
     with pytest.raises(ValueError, match="swag"):
