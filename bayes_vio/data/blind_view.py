@@ -38,10 +38,10 @@ class StillCells:
 
     def add(self, earlier: NDArray[np.uint8], later: NDArray[np.uint8]) -> None:
         """Take the gray levels [40, 128] of two successive images."""
-        change = np.abs(np.asarray(later, np.float32) - np.asarray(earlier, np.float32))
-        usual = float(np.quantile(change[self._seen], _MOVING_QUANTILE))
-        if usual < _MOVING_CHANGE:
+        moved = moving_change(earlier, later, self._seen)
+        if moved is None:
             return
+        change, usual = moved
         self._images += 1
         step = np.minimum(change, _LARGEST_CHANGE) - self._change
         self._change += step / min(self._images, _IMAGES)
@@ -53,6 +53,18 @@ class StillCells:
     def share(self) -> float:
         """Return the share of seen cells that are still; 0 before enough images have come."""
         return self._share
+
+
+def moving_change(
+    earlier: NDArray[np.uint8], later: NDArray[np.uint8], seen: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], float] | None:
+    """Return how much gray levels [40, 128] changed, and what a quarter of the seen cells exceeds.
+
+    None where the picture rests.
+    """
+    change = np.abs(np.asarray(later, np.float32) - np.asarray(earlier, np.float32))
+    usual = float(np.quantile(change[seen], _MOVING_QUANTILE))
+    return None if usual < _MOVING_CHANGE else (change, usual)
 
 
 def unseen_share(view_valid: NDArray[np.floating]) -> float:
