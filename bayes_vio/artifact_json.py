@@ -31,7 +31,7 @@ def reliability_from_json(value: dict[str, Any] | None) -> Reliability | None:
     value = {**usual, **value}
     if value.keys() != names:
         raise ValueError(f"its reliability tells {sorted(value)}, not {sorted(names)}")
-    lever_m = value["rotation_lever_m"]
+    lever_m, least_change = value["rotation_lever_m"], value["least_change"]
     return Reliability(
         picture_mean=tuple(float(v) for v in value["picture_mean"]),
         picture_precision=tuple(
@@ -44,6 +44,7 @@ def reliability_from_json(value: dict[str, Any] | None) -> Reliability | None:
         disagreement_bound=float(value["disagreement_bound"]),
         rotation_lever_m=lever_m and tuple(tuple(float(v) for v in row) for row in lever_m),
         vibration_std=tuple(float(v) for v in value["vibration_std"]),
+        least_change=least_change and tuple(float(v) for v in least_change),
     )
 
 

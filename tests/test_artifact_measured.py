@@ -28,6 +28,7 @@ USUAL = Reliability(
     disagreement_bound=2.75,
     rotation_lever_m=((4.0, 10.0, 5.0), (0.5, 0.7, 9.0), (0.4, 1.3, 0.6)),
     vibration_std=(4e-4, 8e-4, 0.0),
+    least_change=(0.77, 0.045),
 )
 
 
@@ -47,9 +48,10 @@ def test_what_is_usual_for_the_inputs_is_kept(folder: Path) -> None:
 def test_bound_and_levers_that_were_not_measured_have_a_default(folder: Path) -> None:
     old = asdict(USUAL)
     del old["disagreement_bound"], old["rotation_lever_m"], old["vibration_std"]
+    del old["least_change"]
     reseal(folder, reliability=old)
     told = MotionArtifact.load(folder).reliability
-    expected = replace(USUAL, disagreement_bound=3.0, rotation_lever_m=None)
+    expected = replace(USUAL, disagreement_bound=3.0, rotation_lever_m=None, least_change=None)
     assert told == replace(expected, vibration_std=(0.0, 0.0, 0.0))
 
 
@@ -104,6 +106,7 @@ def test_an_artifact_written_before_this_was_measured_is_read(folder: Path) -> N
         (asdict(USUAL) | {"disagreement_std": [0] * 5}, "five positive"),
         (asdict(USUAL) | {"colour": 1}, "tells"),
         (asdict(USUAL) | {"rotation_lever_m": [[1.0] * 3]}, "nine levers"),
+        (asdict(USUAL) | {"least_change": [0.7, 1e30]}, "a least change"),
     ],
 )
 def test_what_nothing_measures_is_refused(folder: Path, value: object, message: str) -> None:

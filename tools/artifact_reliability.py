@@ -1,20 +1,21 @@
 """Measure anew what is usual for an artifact's inputs, without training or fitting anything.
 
-    python tools/artifact_reliability.py ARTIFACT --train BAG... --validation BAG...
+    python tools/artifact_reliability.py ARTIFACT --train BAG... --validation BAG... [--only FIELD]
 
 The bags are those of its fit; with the fit's own cache of frames this takes a minute. Only
-artifact.json changes.
+artifact.json changes; with --only just the named fields of its ``reliability`` do.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from bayes_vio.artifact import MotionArtifact
 from bayes_vio.data.bags import open_streams
 from bayes_vio.data.dataset import PreparedRecording, prepare
+from bayes_vio.models.reliability import Reliability
 from bayes_vio.training.reliability import measure_reliability
 
 
@@ -25,6 +26,8 @@ def main() -> None:
     parser.add_argument("--train", type=Path, nargs="+", required=True)
     parser.add_argument("--validation", type=Path, nargs="+", required=True)
     parser.add_argument("--cache", type=Path, default=Path("out/reliability/frames"))
+    names = [field.name for field in fields(Reliability)]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="FIELD")
     arguments = parser.parse_args()
     artifact = MotionArtifact.load(arguments.artifact)
 
@@ -37,6 +40,8 @@ def main() -> None:
     )
     if usual is None:
         raise SystemExit("no validation recording has an IMU: nothing can be measured")
+    known = artifact.reliability or usual
+    usual = replace(known, **{name: getattr(usual, name) for name in arguments.only})
     replace(artifact, reliability=usual).save(arguments.artifact)
     print(usual)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bayes_vio.conventions import ANGULAR, LINEAR
 from bayes_vio.data.blind_view import StillCells, blind_share, unseen_share
 from bayes_vio.data.frames import to_grid_levels, to_unit
+from bayes_vio.data.lens_specks import LensSpecks
 from bayes_vio.data.samples import MotionInput
 from bayes_vio.estimator.intervals import Interval
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
@@ -24,24 +25,29 @@ from bayes_vio.models.reliability import Reliability, picture_statistics
 
 Array = NDArray[np.float64]
 
+_USUAL_DEVIATIONS = 2.0  # of the least change behind a clean lens
+
 
 @dataclass(frozen=True)
 class Doubt:
     """What is unusual about an interval: a share of the covariance to add, and a rotation's.
 
-    rotation_cov [3, 3] (rad^2): of what camera and gyro contradict each other by.
+    linear_share: of translation's block alone, besides. rotation_cov [3, 3] (rad^2): of what
+    camera and gyro contradict each other by.
     """
 
     share: float = 0.0
     rotation_cov: Array = field(default_factory=lambda: np.zeros((3, 3)))
     causes: tuple[Cause, ...] = ()
+    linear_share: float = 0.0
 
     def widened(self, rotation_var: Array) -> Doubt:
         """Return the doubt with another contradiction about rotation [3] (rad^2) added."""
         if not rotation_var.any():
             return self
         causes = tuple(dict.fromkeys((*self.causes, Cause.SENSORS_DISAGREE)))
-        return Doubt(self.share, self.rotation_cov + np.diag(rotation_var), causes)
+        rotation_cov = self.rotation_cov + np.diag(rotation_var)
+        return replace(self, rotation_cov=rotation_cov, causes=causes)
 
     def added_cov(self, cov: Array, lever_m: Array | None = None) -> Array:
         """Return what to add to a covariance [6, 6]: positive semi-definite.
@@ -50,6 +56,7 @@ class Doubt:
         not known, translation's standard deviations grow with the square root of rotation's.
         """
         added = self.share * cov
+        added[LINEAR, LINEAR] += self.linear_share * cov[LINEAR, LINEAR]
         added[ANGULAR, ANGULAR] += self.rotation_cov
         if lever_m is not None:
             added[LINEAR, LINEAR] += np.diag(lever_m**2 @ self.rotation_cov.diagonal())
@@ -76,12 +83,14 @@ class Doubter:
         self._view_valid, self._settings = view_valid, settings
         self._unseen = unseen_share(view_valid)
         self._still = StillCells(view_valid)
+        self._specks = LensSpecks(view_valid)
         self._agreement = SensorAgreement(settings.agreement_memory_s, reliability.vibration_std)
         self.reset()
 
     def reset(self) -> None:
         """Forget the intervals before."""
         self._still.reset()
+        self._specks.reset()
         self._agreement.reset()
         self._picture: NDArray[np.uint8] | None = None
         self._unasked_s = np.inf
@@ -95,6 +104,8 @@ class Doubter:
         """
         self.catch_up()
         share, causes = self._of_view(interval)
+        linear_share, speckled = self._of_lens(interval)
+        causes += speckled
         rotation_cov = np.zeros((3, 3))
         if interval.imu_valid.all():
             gyro = GyroWindow.of(interval.imu, interval.dt_s)
@@ -103,7 +114,7 @@ class Doubter:
             var, unusual = self._disagreement()
             rotation_cov = rotation_cov_of(var, gyro)
             causes += (Cause.SENSORS_DISAGREE,) if unusual else ()
-        return Doubt(share, rotation_cov, causes)
+        return Doubt(share, rotation_cov, causes, linear_share)
 
     def catch_up(self) -> None:
         """Compare camera and gyro over the interval that was judged last, if it still waits."""
@@ -119,6 +130,7 @@ class Doubter:
         levels = to_grid_levels(interval.view)
         if self._picture is not None:
             self._still.add(self._picture, levels)
+            self._specks.add(self._picture, levels)
         self._picture = levels
         statistics = picture_statistics(to_unit(levels)[None], self._view_valid)
         distance = float(usual.picture_distance(statistics)[0])
@@ -130,6 +142,13 @@ class Doubter:
             causes += (Cause.VIEW_BLIND,)
         beyond = max(distance - 1.0, 0.0)  # what is usual is in the calibrated noise
         return s.unfamiliar_inflation * beyond + s.blind_inflation * blind, causes
+
+    def _of_lens(self, interval: Interval) -> tuple[float, tuple[Cause, ...]]:
+        if interval.view is None:
+            return 0.0, ()
+        deviations = self._usual.speck_deviations(self._specks.least_change)
+        causes = (Cause.LENS_SPECKLED,) if deviations > self._settings.speck_deviations_max else ()
+        return self._settings.speck_inflation * max(deviations - _USUAL_DEVIATIONS, 0.0), causes
 
     def _compare(self, gyro: GyroWindow, x: MotionInput) -> None:
         """Ask the network what the camera alone tells of the rotation, now and then."""

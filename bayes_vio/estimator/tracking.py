@@ -57,6 +57,7 @@ class Cause(Enum):
     IMAGE_BLURRED = "image_blurred"
     IMAGE_UNFAMILIAR = "image_unfamiliar"  # unlike the pictures of training
     VIEW_BLIND = "view_blind"  # a part of it is covered, or outside the camera's image
+    LENS_SPECKLED = "lens_speckled"  # spots of the view change less than all around them, for long
     SENSORS_DISAGREE = "sensors_disagree"  # camera and gyro tell different rotations
     IMAGE_OCCLUDED = "image_occluded"
     IMAGE_DOUBTFUL = "image_doubtful"  # unlike the images of training, but used
@@ -132,6 +133,8 @@ class EstimatorSettings:
     unfamiliar_distance: float = 4.0  # squared, in those units
     blind_inflation: float = 15.0  # times the blind share of the view
     blind_share_max: float = 0.1
+    speck_inflation: float = 0.3  # of translation, per deviation beyond two below the usual
+    speck_deviations_max: float = 3.0
     agreement_memory_s: float = 10.0
     agreement_interval_s: float = 0.5  # the camera alone is asked no more often
     disagreement_max: float = 3.0  # standard deviations of validation

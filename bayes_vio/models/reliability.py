@@ -7,14 +7,17 @@ the inputs that training left empty are told by no weight. So the inputs are jud
   are linear in how far these lie from training's mean, their variance grows with the squared
   Mahalanobis distance D^2, here in units of the one that 5 % of validation exceeds;
 - the view, by the share of it that is blind: covered, or outside the camera's image;
+- the lens, by how much less than its surroundings a spot changes (see ``data.lens_specks``);
 - camera and gyro, by whether they contradict each other (see ``models.agreement``).
 
 The covariance C of a prediction becomes, the addition being epistemic,
 
     C' = C (1 + u max(D^2 - 1, 0) + b blind),                                                (E-R1)
 
-since what is usual counts in C already: it was calibrated on the same drives. u and b were chosen
-on validation drives under faults (`benchmarks/bad_days.py`).
+since what is usual counts in C already: it was calibrated on the same drives. Specks on the lens
+move no rotation, so of translation's block alone a share p max(z - 2, 0) is added, too, z being by
+how many deviations the least change is below the usual. u, b and p were chosen on validation
+drives under faults (`benchmarks/bad_days.py`).
 """
 
 from __future__ import annotations
@@ -49,7 +52,9 @@ class Reliability:
     was left out (where it was not measured: what it was for others); rotation_lever_m [3, 3], how
     far (m per rad) an error of the gyro's rotation about each axis (columns) moves the
     translation, None where it was not measured; vibration_std [3] (rad), what an interval's
-    rotation by the gyro differs by from the camera's beyond the latter's own noise.
+    rotation by the gyro differs by from the camera's beyond the latter's own noise; least_change,
+    mean and standard deviation of how little a spot of the view changes behind a clean lens, None
+    where it was not measured: then specks are not looked for.
     """
 
     picture_mean: tuple[float, ...]
@@ -61,6 +66,7 @@ class Reliability:
     disagreement_bound: float = 3.0
     rotation_lever_m: Levers | None = None
     vibration_std: tuple[float, ...] = (0.0, 0.0, 0.0)
+    least_change: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for numbers that no fit measures."""
@@ -90,11 +96,21 @@ class Reliability:
         vibration = np.array(self.vibration_std, np.float64)
         if vibration.shape != (3,) or not (vibration.min() >= 0 and vibration.max() <= np.pi):
             raise ValueError("reliability needs three deviations of vibration from 0 to pi rad")
+        change = self.least_change
+        if change is not None and not (len(change) == 2 and _positive(change) and max(change) < 2):
+            raise ValueError("reliability needs a least change and its deviation, both in (0, 2)")
 
     def picture_distance(self, statistics: Array) -> Array:
         """Return D^2 [...] of picture statistics [..., 4]; above 1 for 5 % of validation."""
         away = np.asarray(statistics, np.float64) - np.array(self.picture_mean)
         return np.einsum("...i,ij,...j->...", away, np.array(self.picture_precision), away)
+
+    def speck_deviations(self, least_change: float | None) -> float:
+        """Return how many deviations a least change lies below the usual; 0 where none is told."""
+        if self.least_change is None or least_change is None:
+            return 0.0
+        usual, std = self.least_change
+        return max(0.0, (usual - least_change) / std)
 
 
 def _positive(values: tuple[float, ...]) -> bool:
@@ -162,6 +178,7 @@ def widened(a: Reliability, b: Reliability) -> Reliability:
         disagreement_bound=max(a.disagreement_bound, b.disagreement_bound),
         rotation_lever_m=_longest(a.rotation_lever_m, b.rotation_lever_m),
         vibration_std=tuple(np.maximum(a.vibration_std, b.vibration_std).tolist()),
+        least_change=_lower(a.least_change, b.least_change),
     )
 
 
@@ -170,3 +187,10 @@ def _longest(a: Levers | None, b: Levers | None) -> Levers | None:
     if a is None or b is None:
         return None
     return tuple(map(tuple, np.maximum(a, b).tolist()))
+
+
+def _lower(a: tuple[float, ...] | None, b: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """Return the lower of two least changes and the larger deviation, None where one is."""
+    if a is None or b is None:
+        return None
+    return min(a[0], b[0]), max(a[1], b[1])

@@ -100,6 +100,20 @@ THRESHOLDS: dict[str, ParameterSpec] = {
     "blind_share_max": ParameterSpec(
         "Blind share of the view above which the state is degraded", "1", 0.001, 1.0
     ),
+    "speck_inflation": ParameterSpec(
+        "By how much translation's variance grows per standard deviation, beyond two, by which "
+        "spots of the view change less than behind a clean lens",
+        "1",
+        1e-6,
+        100.0,
+    ),
+    "speck_deviations_max": ParameterSpec(
+        "Standard deviations, of clean lenses, by which spots of the view may change less than "
+        "all around them before the state is degraded",
+        "1",
+        0.5,
+        1000.0,
+    ),
     "agreement_memory_s": ParameterSpec(
         "Within which time a contradiction of camera and gyro is forgotten", "s", 0.5, 600.0
     ),

@@ -14,6 +14,7 @@ from bayes_vio.conventions import ANGULAR_RATE, LINEAR
 from bayes_vio.data.blind_view import StillCells, unseen_share
 from bayes_vio.data.dataset import MotionDataset, PreparedRecording
 from bayes_vio.data.frames import to_unit
+from bayes_vio.data.lens_specks import LensSpecks
 from bayes_vio.models.agreement import (
     Estimate,
     GyroWindow,
@@ -43,6 +44,7 @@ _FALSE_ALARMS = 0.05  # of the frames of a drive that was left out
 # What no recording is better than: rad/s, scale, s. Few frames may show less by chance, and four
 # Gaussian errors lie within 2.5 deviations in 95 % of all cases.
 _LEAST_STD, _LEAST_BOUND = np.array([5e-4, 5e-4, 5e-4, 0.05, 2e-3]), 2.5
+_LEAST_CHANGE_STD = 0.03  # as of drives of a single kind
 _CHI_SQUARE_MEDIAN = 0.4549  # of one degree of freedom
 # Errors that are put in, to see which share of each shows.
 _PUT_IN_BIAS_RAD_S, _PUT_IN_OFFSET_S = 0.005, 0.02
@@ -75,6 +77,8 @@ def measure_reliability(
         disagreement_bound=bound,
         vibration_std=tuple(vibration_std.tolist()),
         rotation_lever_m=tuple(map(tuple, _rotation_lever_m(model, sequences).tolist())),
+        # Nothing was fitted to it: training drives tell of it as well as any that were left out.
+        least_change=usual_least_change([_least_changes(r) for r in (*train, *validation)]),
     )
 
 
@@ -93,12 +97,37 @@ def _pictures(recording: PreparedRecording) -> Array:
 def _still(recording: PreparedRecording) -> Array:
     """Return the shares [n] of still cells along the first images of a recording."""
     cells = StillCells(recording.frames.view_valid)
-    levels = recording.frames.gray(np.arange(min(len(recording.frame_stamp_ns), _FRAMES)))
     shares = []
-    for earlier, later in pairwise(levels):
+    for earlier, later in pairwise(_first_levels(recording)):
         cells.add(earlier, later)
         shares.append(cells.share)
     return np.array(shares)
+
+
+def _least_changes(recording: PreparedRecording) -> Array:
+    """Return the least changes [n] of the view's spots along the first images of a recording."""
+    specks = LensSpecks(recording.frames.view_valid)
+    told = []
+    for earlier, later in pairwise(_first_levels(recording)):
+        specks.add(earlier, later)
+        told.append(specks.least_change)
+    return np.array([least for least in told if least is not None])
+
+
+def _first_levels(recording: PreparedRecording) -> NDArray[np.uint8]:
+    return recording.frames.gray(np.arange(min(len(recording.frame_stamp_ns), _FRAMES)))
+
+
+def usual_least_change(drives: Sequence[Array]) -> tuple[float, ...] | None:
+    """Return mean and standard deviation of least changes [n] of drives, None without any.
+
+    Of every drive as many quantiles, however long it is.
+    """
+    levels = np.linspace(0, 1, _COMPARISONS)
+    told = [np.quantile(drive, levels) for drive in drives if len(drive)]
+    if not told:
+        return None
+    return float(np.mean(told)), max(float(np.std(told)), _LEAST_CHANGE_STD)
 
 
 @dataclass(frozen=True)

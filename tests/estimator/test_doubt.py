@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -44,6 +45,8 @@ class CameraOfTheCircle(nn.Module):
 class Judged(KnownArtifact):
     """An artifact that knows the drive's own pictures as usual."""
 
+    least_change: tuple[float, ...] | None = (0.85, 0.03)
+
     def __post_init__(self):
         views = np.stack([to_grid(scene(k)) for k in range(60)])
         statistics = picture_statistics(views, np.ones((40, 128)))
@@ -56,6 +59,7 @@ class Judged(KnownArtifact):
             unseen_share=0.0,
             disagreement_std=(2e-3, 2e-3, 2e-3, 0.2, 5e-3),
             disagreement_response=(1.0,) * 5,
+            least_change=self.least_change,
         )
 
 
@@ -100,6 +104,40 @@ def test_dirt_on_the_lens_widens_and_degrades(good):
     assert_publishable(last)
 
 
+def speckled(index, image):
+    """Return an image behind four half-transparent specks from its twentieth on."""
+    cover = np.zeros(image.shape, np.float32)
+    for k in range(4):
+        cv2.circle(cover, (32 + 64 * k, 54), 6, 0.7, -1)
+    return np.uint8(image * (1 - cover) + 120 * cover) if index >= 20 else image
+
+
+def test_specks_on_the_lens_widen_translation_alone_and_degrade():
+    spoilt, _ = run(7.0, images=speckled)
+    older = Drive(images=speckled).run(Estimator(Judged(least_change=None)), 7.0)
+    assert not any("lens_speckled" in e.cause for e in older)
+    told = [(e, o) for e, o in zip(spoilt, older, strict=True) if e.cause == "lens_speckled"]
+    assert len(told) > 10
+    last, unaware = told[-1]
+    assert last.state is TrackingState.DEGRADED
+    grown = np.diagonal(last.cov) / np.diagonal(unaware.cov)
+    assert grown[:3].min() > 1.1
+    np.testing.assert_allclose(grown[3:], 1, rtol=1e-6)
+    np.testing.assert_allclose(last.noise_cov, unaware.noise_cov)
+    np.testing.assert_allclose(last.T_earlier_later, unaware.T_earlier_later)
+    assert_publishable(last)
+
+
+def test_clean_lenses_are_not_called_speckled_and_a_reset_forgets_specks():
+    estimator = Estimator(Judged())
+    assert {e.state for e in Drive().run(estimator, 7.0)} == {TrackingState.TRACKING}
+    estimator.reset()
+    assert "lens_speckled" in Drive(images=speckled).run(estimator, 7.0)[-1].cause
+    estimator.reset()
+    again = Drive(images=lambda k, image: speckled(k + 20, image)).run(estimator, 2.9)
+    assert not any("lens_speckled" in e.cause for e in again)
+
+
 def test_a_picture_unlike_those_of_training_widens_and_degrades(good):
     flat = lambda k, image: (150 + (image.astype(int) - 150) // 5).astype(np.uint8)  # noqa: E731
     spoilt, _ = run(images=flat)
@@ -138,12 +176,15 @@ def test_a_reset_forgets_the_contradiction(good):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0, 100), st.floats(0, 100))
-def test_what_is_added_is_no_negative_variance(seed, share, scale):
+@given(st.integers(0, 10_000), *[st.floats(0, 100)] * 3)
+def test_what_is_added_is_no_negative_variance(seed, share, scale, linear):
     rng = np.random.default_rng(seed)
     A, B = rng.normal(size=(6, 6)), scale * rng.normal(size=(3, 3))
     cov = A @ A.T + 1e-3 * np.eye(6)
     added = Doubt(share, B @ B.T).added_cov(cov)
+    more = Doubt(share, B @ B.T, linear_share=linear).added_cov(cov) - added
+    np.testing.assert_allclose(more[:3, :3], linear * cov[:3, :3], atol=1e-9 * np.trace(added))
+    np.testing.assert_array_equal(more[3:], 0)
     assert np.linalg.eigvalsh(added).min() >= -1e-9 * max(1.0, np.trace(added))
     np.testing.assert_allclose(Doubt().added_cov(cov), 0, atol=1e-12 * np.trace(cov))
     assert np.trace(added[3:, 3:]) == pytest.approx(

@@ -98,6 +98,16 @@ def test_of_two_artifacts_the_longer_levers_and_the_wider_bound_are_kept():
     assert widened(a, usual()).rotation_lever_m is None
 
 
+def test_specks_are_judged_by_deviations_below_the_usual_where_that_was_measured():
+    known = replace(usual(), least_change=(0.8, 0.05))
+    assert known.speck_deviations(0.6) == pytest.approx(4)
+    assert known.speck_deviations(0.9) == known.speck_deviations(None) == 0
+    assert usual().speck_deviations(0.1) == 0
+    other = replace(usual(1), least_change=(0.75, 0.04))
+    assert widened(known, other).least_change == (0.75, 0.05)
+    assert widened(known, usual(1)).least_change is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -118,6 +128,10 @@ def test_of_two_artifacts_the_longer_levers_and_the_wider_bound_are_kept():
         ({"vibration_std": (0.0, float("nan"), 0.0)}, "three deviations of vibration"),
         ({"rotation_lever_m": ((-1.0,) * 3,) * 3}, "nine levers"),
         ({"rotation_lever_m": ((float("nan"),) * 3,) * 3}, "nine levers"),
+        ({"least_change": (0.8,)}, "a least change and its deviation"),
+        ({"least_change": (0.8, 0.0)}, "a least change and its deviation"),
+        ({"least_change": (float("nan"), 0.04)}, "a least change and its deviation"),
+        ({"least_change": (1e5, 0.04)}, "a least change and its deviation"),
     ],
 )
 def test_numbers_that_no_fit_measures_are_refused(changes, message):

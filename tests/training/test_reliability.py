@@ -14,7 +14,11 @@ from bayes_vio.data.samples import ImuStream
 from bayes_vio.models.agreement import Estimate
 from bayes_vio.simulation import CameraSettings, SimulationSettings, simulate
 from bayes_vio.simulation.drives import DriveSettings
-from bayes_vio.training.reliability import measure_reliability, usual_disagreement
+from bayes_vio.training.reliability import (
+    measure_reliability,
+    usual_disagreement,
+    usual_least_change,
+)
 
 STD = 5e-4
 
@@ -67,6 +71,9 @@ def test_a_good_camera_shows_errors_whole_and_disagrees_by_little(recording):
     assert usual.disagreement_response[4] >= 0.4
     assert usual.unseen_share == pytest.approx(unseen_share(recording.frames.view_valid))
     assert 0 <= usual.still_share < 0.5
+    assert usual.least_change is not None
+    assert 0.6 < usual.least_change[0] < 1
+    assert 0.03 <= usual.least_change[1] < 0.1
     gray = recording.frames.gray(np.arange(0, 100, 10)) / 255
     distance = usual.picture_distance(np.array([[np.log(0.001)] * 3 + [gray.mean()]]))
     assert distance[0] > 10
@@ -101,6 +108,17 @@ def test_of_a_further_drive_one_frame_in_twenty_is_beyond_the_bound():
         [[e.deviations(std) for e in drive] for drive in drives(rng, 40, 0.1)]
     )
     assert np.mean(further > bound) == pytest.approx(0.05, abs=0.02)
+
+
+def test_usual_least_change_is_that_of_all_drives_however_long_each_is():
+    rng = np.random.default_rng(0)
+    means = 0.8 + 0.03 * rng.normal(size=200)
+    told = [m + 0.04 * rng.normal(size=5000 if m > 0.8 else 50) for m in means]
+    usual = usual_least_change([*told, np.zeros(0)])
+    # Variances within and between drives, equally weighted.
+    np.testing.assert_allclose(usual, [means.mean(), np.hypot(0.04, means.std())], rtol=0.02)
+    assert usual_least_change([np.full(10, 0.7)]) == pytest.approx((0.7, 0.03))
+    assert usual_least_change([np.zeros(0)]) is None
 
 
 def test_an_outlier_among_frames_or_drives_widens_what_is_usual_by_little():
