@@ -1,10 +1,13 @@
 """How well the regime classifier tells images and ego-motion, on drives it has not seen.
 
-Run ``python benchmarks/regime.py [--artifact FOLDER]``. Simulates drives in worlds of their own
-(seeds 30000 on), spoils their camera's images, not the classifier's grids, and asks:
+Run ``python benchmarks/regime.py [--artifact FOLDER] [--series-alone]``. Simulates drives in
+worlds of their own (seeds 30000 on), spoils their camera's images, not the classifier's grids, and
+asks:
 - accuracy, by class: the simulator's own faults (blur, darkness, dirt, freeze) of random strength;
 - detection of degradations that training has not seen: fog, specks on the lens, salt noise, at
   several strengths, as the AUROC of mutual information, entropy and P(not nominal);
+- detection of specks by the estimator's own doubt, from a series of images; --series-alone
+  measures only this anew;
 - what a frame takes, beside the motion model's prediction in the same process.
 Writes benchmarks/results/regime.json and regime.png.
 """
@@ -22,6 +25,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import speck_series
 import torch
 from numpy.typing import NDArray
 
@@ -249,6 +253,19 @@ def by_class(found: NDArray, label: NDArray, classes: Any) -> dict[str, float | 
     return {name: float(right.mean()) if right.size else None for name, right in rows.items()}
 
 
+def over_series(artifact: MotionArtifact, drives: list[Path]) -> dict[str, Any]:
+    """Return what is told of specks from all images of drives, where the artifact judges them."""
+    usual, rng = artifact.reliability, np.random.default_rng(1)
+    if usual is None or usual.least_change is None:
+        return {}
+    spoilers = {
+        name: lambda image, spoiler=spoiler: spoiler(image, rng)
+        for name, spoiler in UNSEEN.items()
+        if name.startswith("specks")
+    }
+    return speck_series.measured(drives, spoilers, usual)
+
+
 def ego_motions(classifier: RegimeClassifier, drives: list[Pairs]) -> dict[str, Any]:
     """Return accuracies of the ego-motion, and how many lie near a border between classes."""
     judge = classifier.ego_motion
@@ -330,17 +347,26 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path, default=default_artifact_path())
     parser.add_argument("--work", type=Path, default=Path("out/regime"))
     parser.add_argument("--every", type=int, default=2, help="take every n-th pair of images")
+    parser.add_argument("--series-alone", action="store_true", help="keep all other results")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     artifact = MotionArtifact.load(arguments.artifact)
     if artifact.regime is None:
         parser.error(f"{arguments.artifact} has no regime classifier: fit it without --no-regime")
-    drives = [pairs_of(bag, arguments.work, arguments.every) for bag in bags(arguments.work)]
+    recorded = list(bags(arguments.work))
+    if arguments.series_alone:
+        result = json.loads(arguments.out.read_text())
+        result["specks_over_series"] = over_series(artifact, recorded)
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        print(json.dumps(result["specks_over_series"], indent=1))
+        return
+    drives = [pairs_of(bag, arguments.work, arguments.every) for bag in recorded]
     result = {
         "date": date.today().isoformat(),
         "drives": {name: settings.seed for name, settings in DRIVES.items()},
         "thresholds": asdict(artifact.regime.thresholds),
         "image": images(artifact.regime, drives),
+        "specks_over_series": over_series(artifact, recorded),
         "ego_motion": ego_motions(artifact.regime, drives),
         "cost": cost(artifact, drives[0]),
     }

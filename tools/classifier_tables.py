@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 # How the prior of Laplace methods was chosen, by the results' word for it.
+VERDICTS = {
+    "verdict": "INF",
+    "verdict_float8": "INF in float8",
+    "verdict_float8_wide": "INF in float8 within 1.3 native diagonals",
+}
 PRIORS = {None: "", "validation_nll_joint": ", prior precision and number of data together"}
 
 
@@ -97,7 +102,7 @@ def _random_labels(r: dict[str, Any]) -> str:
 def _missed(r: dict[str, Any]) -> list[str]:
     """Return what was asked of INF and is not so, where the methods it is asked of are there."""
     lines = []
-    for key, name in (("verdict", "INF"), ("verdict_float8", "INF in float8")):
+    for key, name in VERDICTS.items():
         missed = [claim for claim, held in r.get(key, {}).items() if not held]
         if missed:
             lines += ["", f"Asked of {name} and missed: {'; '.join(missed)}."]

@@ -88,14 +88,23 @@ def regime(r: dict[str, Any]) -> list[str]:
         f"{100 * motion['metrics']['accuracy']:.1f} % of {motion['intervals']} motions are told "
         f"right (turning left {100 * motion['accuracy']['left']:.0f} %), "
         f"{100 * image['nominal_tracking']:.1f} % of nominal images count as such. Degradations "
-        "that training never showed, AUROC:",
+        "that training never showed, AUROC by one pair of images, and by a series of up to 60 "
+        "that moved (in brackets the share that is told):",
         "",
-        "| degradation | mutual information | entropy | noticed |",
-        "|---|---|---|---|",
+        "| degradation | mutual information | entropy | noticed | over a series |",
+        "|---|---|---|---|---|",
     ]
+    series = r.get("specks_over_series", {})
     for name, row in image["unseen"].items():
         lines.append(
             f"| {name} | {row['mutual_information']:.2f} | {row['entropy']:.2f} "
-            f"| {100 * row['noticed']:.0f} % |"
+            f"| {100 * row['noticed']:.0f} % | {_told(series.get(name))} |"
         )
+    if series:
+        share = 100 * series["clean"]["told"]
+        lines += ["", f"Behind a clean lens {share:.1f} % of the images are called speckled."]
     return lines
+
+
+def _told(row: dict[str, float] | None) -> str:
+    return "-" if row is None else f"{row['auroc']:.3f} ({100 * row['told']:.0f} %)"

@@ -134,7 +134,7 @@ class EstimatorSettings:
     blind_inflation: float = 15.0  # times the blind share of the view
     blind_share_max: float = 0.1
     speck_inflation: float = 0.3  # of translation, per deviation beyond two below the usual
-    speck_deviations_max: float = 3.0
+    speck_deviations_max: float = 2.5
     agreement_memory_s: float = 10.0
     agreement_interval_s: float = 0.5  # the camera alone is asked no more often
     disagreement_max: float = 3.0  # standard deviations of validation
