@@ -163,14 +163,17 @@ class RolledBelief:
 
     def of(self, candidate: int) -> RolledBelief:
         """Return the roll-out of one candidate alone, c = 1."""
-        one = slice(candidate, candidate + 1)
+        return self.only(slice(candidate, candidate + 1))
+
+    def only(self, which: slice | Tensor) -> RolledBelief:
+        """Return the roll-out of some candidates."""
         return replace(
             self,
-            poses=self.poses[one],
-            coherent_gain=self.coherent_gain[one],
-            drift_gain=self.drift_gain[one],
-            noise_root=self.noise_root[one],
-            noise_cov=self.noise_cov[one],
+            poses=self.poses[which],
+            coherent_gain=self.coherent_gain[which],
+            drift_gain=self.drift_gain[which],
+            noise_root=self.noise_root[which],
+            noise_cov=self.noise_cov[which],
         )
 
     @property
@@ -269,7 +272,7 @@ def _summed(steps: Tensor) -> Tensor:
 
 
 def _steps_since(
-    earlier_s: float, times: Array, displacement: Callable[[Array], Array]
+    earlier_s: float, times: NDArray[Any], displacement: Callable[[Array], Array]
 ) -> NDArray[Any]:
     """Return the steps [t - 1, k] by which a displacement's deviation grows, at times [t, 1].
 

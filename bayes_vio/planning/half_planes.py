@@ -18,7 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayes_vio.planning.bivariate import upper_tail
 from bayes_vio.planning.obstacles import Obstacles
+
+# By so much other directions than the farthest are tilted (rad).
+_TILTS = torch.deg2rad(torch.tensor([-8.0, -4.0, -2.0, 0.0, 2.0, 4.0, 8.0], dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,23 @@ class HalfPlanes:
     lever: Tensor
     std: Tensor
 
+    def chosen(self, which: Tensor) -> HalfPlanes:
+        """Return those of some rows, a mask or numbers."""
+        return HalfPlanes(self.gap[which], self.lever[which], self.std[which])
+
+    def replaced(self, numbers: Tensor, others: HalfPlanes) -> HalfPlanes:
+        """Return them with others in the rows of these numbers."""
+        return HalfPlanes(
+            self.gap.index_copy(0, numbers, others.gap),
+            self.lever.index_copy(0, numbers, others.lever),
+            self.std.index_copy(0, numbers, others.std),
+        )
+
+    @property
+    def normals(self) -> Tensor:
+        """Return the half-planes' normals [..., 2]."""
+        return self.lever[..., 0, :2]
+
     @property
     def distance(self) -> Tensor:
         """Return the gaps [..., 4] in standard deviations."""
@@ -40,9 +61,12 @@ class HalfPlanes:
 
 
 def offsets_of(yaw: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
-    """Return R(yaw) corners and R'(yaw) corners, both [..., 4, 2] (m, m/rad)."""
+    """Return R(yaw) corners and R'(yaw) corners, both [..., 4, 2] (m, m/rad).
+
+    corners [4, 2], or [..., 4, 2] one footprint for each yaw [...].
+    """
     cos, sin = torch.cos(yaw)[..., None], torch.sin(yaw)[..., None]
-    x, y = corners[:, 0], corners[:, 1]
+    x, y = corners[..., 0], corners[..., 1]
     turned = torch.stack([cos * x - sin * y, sin * x + cos * y], -1)
     return turned, torch.stack([-turned[..., 1], turned[..., 0]], -1)
 
@@ -71,25 +95,57 @@ class Directions:
         """Return the number [n] of the half-plane that is farthest, in standard deviations."""
         return (self.gap * self.var.rsqrt()).amin(-1).argmax(-1)
 
+    def least_probable(self) -> Tensor:
+        """Return the number [n] of the half-plane that the corners reach least probably."""
+        return upper_tail(self.gap * self.var.rsqrt()).sum(-1).argmin(-1)
+
 
 def directions(
-    poses: Tensor, covs: Tensor, corners: Tensor, obstacles: Obstacles, grown_m: Tensor
+    poses: Tensor, covs: Tensor, footprints: Tensor, obstacles: Obstacles
 ) -> Directions:
-    """Return the directions that may separate the footprint from the polygon of its row.
+    """Return the directions that may separate footprints from the polygon of their row.
 
-    poses [n, 3], covs [n, 3, 3] of (x, y, yaw) about fixed axes; obstacles: n of them; grown_m
-    [n]: by which the footprint is larger than its corners [4, 2] (m) on all sides. They are the
-    normals of the polygon's edges and of the footprint's sides, which separate edges from
-    vertices, and the one between the nearest pair of vertices.
+    footprints [n, 4, 2] (m), poses [n, 3], covs [n, 3, 3] of (x, y, yaw) about fixed axes;
+    obstacles: n of them. They are the normals of the polygon's edges and of the footprint's sides,
+    which separate edges from vertices, and the one between the nearest pair of vertices.
     """
-    turned, rate = offsets_of(poses[..., 2], corners)
-    places = poses[..., None, :2] + turned
+    places, rate = _places(poses, footprints)
     others = torch.cat([_sides(poses[:, 2]), _between_vertices(places, rate, covs, obstacles)], 1)
-    reach = (others @ obstacles.vertices.mT).amin(-1)
     normals = torch.cat([obstacles.normals, others], 1)
-    offsets = torch.cat([obstacles.offsets, reach], 1)
-    gap = (offsets - grown_m[:, None])[..., None] - normals @ places.mT
-    turning = normals @ rate.mT
+    offsets = torch.cat([obstacles.offsets, _reach(others, obstacles)], 1)
+    return _seen(normals, offsets, (places, rate), covs)
+
+
+def tilted(
+    normals: Tensor, poses: Tensor, covs: Tensor, footprints: Tensor, obstacles: Obstacles
+) -> Directions:
+    """Return directions somewhat to both sides of given ones, normals [n, 2].
+
+    Passing a post, the corner that is far ahead of it must not count as if it were beside it: the
+    half-plane through the post that leaves room for both ends of the car is a tilted one.
+    """
+    angles = torch.atan2(normals[:, 1], normals[:, 0])[:, None] + _TILTS.to(normals.device)
+    around = torch.stack([torch.cos(angles), torch.sin(angles)], -1)
+    return _seen(around, _reach(around, obstacles), _places(poses, footprints), covs)
+
+
+def _places(poses: Tensor, footprints: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the corners [n, 4, 2] (m) of footprints, and how they move with heading (m/rad)."""
+    turned, rate = offsets_of(poses[:, 2], footprints)
+    return poses[:, None, :2] + turned, rate
+
+
+def _reach(normals: Tensor, obstacles: Obstacles) -> Tensor:
+    """Return how far [n, k] (m) along normals [n, k, 2] the polygon of each row begins."""
+    return (normals @ obstacles.vertices.mT).amin(-1)
+
+
+def _seen(
+    normals: Tensor, offsets: Tensor, corners: tuple[Tensor, Tensor], covs: Tensor
+) -> Directions:
+    """Return directions with what the corners, and their motion with heading, do along them."""
+    places, rate = corners
+    gap, turning = offsets[..., None] - normals @ places.mT, normals @ rate.mT
     return Directions(normals, gap, turning, _variance(normals, turning, covs))
 
 

@@ -33,21 +33,18 @@ _NEGLIGIBLE = 1e-7
 _ROUNDING = 1e-8
 
 
-def sliced_bound(
-    poses: Tensor, covs: Tensor, grown_m: Tensor, obstacles: Obstacles, corners: Tensor
-) -> Tensor:
-    """Return P4 [n] for footprints with corners [4, 2] (m) and the polygon of their row.
+def sliced_bound(poses: Tensor, covs: Tensor, footprints: Tensor, obstacles: Obstacles) -> Tensor:
+    """Return P4 [n] for footprints with corners [n, 4, 2] (m) and the polygon of their row.
 
-    poses [n, 3], covs [n, 3, 3]: of (x, y, yaw) about fixed axes (m, rad). grown_m [n]: by which
-    the footprint is larger on all sides.
+    poses [n, 3], covs [n, 3, 3]: of (x, y, yaw) about fixed axes (m, rad).
     """
-    turned_m = corners.norm(dim=-1).amax() * covs[:, 2, 2].sqrt() * 2 * _REACH / _SLICES
+    turned_m = footprints.norm(dim=-1).amax(-1) * covs[:, 2, 2].sqrt() * 2 * _REACH / _SLICES
     fine = turned_m.square() > _least_variance(_given_heading(covs))
     bound = torch.empty_like(turned_m)
     for rows, slices in ((~fine, _SLICES), (fine, _FINER_SLICES)):
         if rows.any():
-            of_rows = (poses[rows], covs[rows], grown_m[rows], obstacles[rows])
-            bound[rows] = _sum_of_slices(*of_rows, corners, slices)
+            of_rows = (poses[rows], covs[rows], footprints[rows], obstacles[rows])
+            bound[rows] = _sum_of_slices(*of_rows, slices)
     return bound
 
 
@@ -63,12 +60,7 @@ def _least_variance(cov: Tensor) -> Tensor:
 
 
 def _sum_of_slices(
-    poses: Tensor,
-    covs: Tensor,
-    grown_m: Tensor,
-    obstacles: Obstacles,
-    corners: Tensor,
-    slices: int,
+    poses: Tensor, covs: Tensor, footprints: Tensor, obstacles: Obstacles, slices: int
 ) -> Tensor:
     """Return P4 [n] with a number of slices."""
     reach = torch.linspace(-_REACH, _REACH, slices + 1, dtype=covs.dtype, device=covs.device)
@@ -79,11 +71,11 @@ def _sum_of_slices(
     shifts = yaw_errors[..., None] * (covs[:, :2, 2] / yaw_var)[:, None]
     normals = _normals(0.5 * (ends[:, 1:] + ends[:, :-1]), obstacles)
     vertices = obstacles.vertices - poses[:, None, :2]
-    offsets = _offsets(normals, vertices, _places(ends, shifts, corners))
+    offsets = _offsets(normals, vertices, _places(ends, shifts, footprints))
     # Within a slice a corner is on an arc: so far from the line between the arc's ends.
-    radius = corners.norm(dim=-1).amax()
+    radius = footprints.norm(dim=-1).amax(-1, keepdim=True)
     bulge = 0.5 * radius * yaw_var * (_REACH / slices) ** 2
-    offsets = offsets + (bulge + grown_m[:, None])[..., None]
+    offsets = offsets + bulge[..., None]
     inside = _polygon_probability(normals, offsets, _given_heading(covs), mass)
     return inside @ mass + 2 * upper_tail(reach[-1])
 
@@ -102,12 +94,12 @@ def _normals(headings: Tensor, obstacles: Obstacles) -> Tensor:
     return torch.stack([torch.cos(angles), torch.sin(angles)], -1)
 
 
-def _places(headings: Tensor, shifts: Tensor, corners: Tensor) -> Tensor:
+def _places(headings: Tensor, shifts: Tensor, footprints: Tensor) -> Tensor:
     """Return the corners [n, k + 1, 4, 2] (m) at the ends of the slices, from the mean position.
 
     headings [n, k + 1] (rad); shifts [n, k + 1, 2] (m): of the position along with them.
     """
-    turned, _ = offsets_of(headings, corners)
+    turned, _ = offsets_of(headings, footprints[:, None])
     return turned + shifts[..., None, :]
 
 

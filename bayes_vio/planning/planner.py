@@ -16,9 +16,10 @@ from bayes_vio.planning.candidates import Candidates, Lattice, Start, candidates
 from bayes_vio.planning.lane import lane_borders
 from bayes_vio.planning.monte_carlo import touches
 from bayes_vio.planning.obstacles import Obstacles
-from bayes_vio.planning.risk import collision_bound, within_reach
+from bayes_vio.planning.reach import within_reach
+from bayes_vio.planning.risk import collision_bound
 from bayes_vio.planning.route import Route
-from bayes_vio.planning.stations import station_indices, stations_of
+from bayes_vio.planning.stations import Stations, station_indices, stations_of
 from bayes_vio.planning.vehicle import Vehicle
 from bayes_vio.planning.world import World
 
@@ -98,11 +99,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Risks:
-    """Bounds [c] on what may go wrong with each candidate, and which keep both limits."""
+    """Bounds [c] on what may go wrong with each candidate, and which keep both limits.
+
+    index [c, s]: the times of the stations at which they are counted.
+    """
 
     collision: Tensor
     departure: Tensor
     allowed: Tensor
+    index: Tensor
+    stations: Stations
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ class Planner:
         lane = self._lane(belief, route)
         risks = self._risks(rolled, obstacles, lane)
         chosen, decision, reason = self._decide(belief, world, route, moves, risks)
-        collision, departure = self._estimates(rolled, chosen, (obstacles, lane), seed)
+        collision, departure = self._estimates(rolled, risks, chosen, (obstacles, lane), seed)
         return Plan(
             decision=decision,
             reason=reason,
@@ -175,9 +181,10 @@ class Planner:
         index = station_indices(rolled.poses, s.spacing_m)
         stations = stations_of(rolled, index, self.vehicle)
         collision = collision_bound(stations, self.vehicle, obstacles, s.collision_max)
-        departure = collision_bound(stations, self.vehicle, lane, s.lane_departure_max)
-        allowed = (collision <= s.collision_max) & (departure <= s.lane_departure_max)
-        return Risks(collision, departure, allowed)
+        clear = collision <= s.collision_max
+        departure = collision_bound(stations, self.vehicle, lane, s.lane_departure_max, clear)
+        allowed = clear & (departure <= s.lane_departure_max)
+        return Risks(collision, departure, allowed, index, stations)
 
     def _decide(
         self, belief: Belief, world: World, route: Route, moves: Candidates, risks: Risks
@@ -229,7 +236,12 @@ class Planner:
         )
 
     def _estimates(
-        self, rolled: RolledBelief, chosen: int, kinds: tuple[Obstacles, ...], seed: int
+        self,
+        rolled: RolledBelief,
+        risks: Risks,
+        chosen: int,
+        kinds: tuple[Obstacles, ...],
+        seed: int,
     ) -> list[float]:
         """Return, of each kind, the share of true motions along a candidate that touch any.
 
@@ -237,14 +249,13 @@ class Planner:
         """
         if not self.settings.samples:
             return [float("nan")] * len(kinds)
-        one = rolled.of(chosen)
-        index = station_indices(one.poses, self.settings.spacing_m)
-        stations = stations_of(one, index, self.vehicle)
+        stations = risks.stations.of(chosen)
         near = [within_reach(stations, self.vehicle, kind).any(1)[0] for kind in kinds]
         if not any(which.any() for which in near):
             return [0.0] * len(kinds)
         generator = torch.Generator().manual_seed(seed)
-        motions = one.sample(0, self.settings.samples, generator)[:, index[0]]
+        motions = rolled.of(chosen).sample(0, self.settings.samples, generator)
+        motions = motions[:, risks.index[chosen, stations.counts[0]]]
         hits = [
             touches(motions, self.vehicle, kind[which]).any(-1)
             for kind, which in zip(kinds, near, strict=True)

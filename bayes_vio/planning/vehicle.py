@@ -51,6 +51,16 @@ class Vehicle:
         rows = [[front, side], [rear, side], [rear, -side], [front, -side]]
         return torch.tensor(rows, dtype=torch.float64)
 
+    def grown(self, sides_m: Tensor) -> Tensor:
+        """Return corners [..., 4, 2] (m) of a footprint larger by sides_m [..., 4].
+
+        To the front, left, rear and right.
+        """
+        front, left, rear, right = sides_m.unbind(-1)
+        x = torch.stack([front, -rear, -rear, front], -1)
+        y = torch.stack([left, left, -right, -right], -1)
+        return self.corners.to(sides_m.device) + torch.stack([x, y], -1)
+
     @property
     def radius_m(self) -> float:
         """Return the radius of the circle about base_link that holds the footprint."""

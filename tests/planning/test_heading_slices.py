@@ -22,9 +22,8 @@ def bound_of(cov: np.ndarray, polygon: np.ndarray, pose=(0.0, 0.0, 0.0), grown_m
     return sliced_bound(
         torch.tensor([pose], dtype=torch.float64),
         torch.from_numpy(cov)[None],
-        torch.tensor([grown_m], dtype=torch.float64),
+        VEHICLE.grown(torch.full((1, 4), grown_m, dtype=torch.float64)),
         Obstacles.of([polygon]),
-        VEHICLE.corners,
     ).item()
 
 
@@ -97,9 +96,8 @@ def test_many_rows_are_bounded_as_one_by_one():
     together = sliced_bound(
         torch.zeros(12, 3, dtype=torch.float64),
         torch.from_numpy(covs),
-        torch.zeros(12, dtype=torch.float64),
+        VEHICLE.corners.expand(12, 4, 2),
         Obstacles.of(polygons),
-        VEHICLE.corners,
     )
     alone = [bound_of(cov, polygon) for cov, polygon in zip(covs, polygons, strict=True)]
     assert together.numpy() == pytest.approx(alone, rel=1e-9, abs=1e-12)

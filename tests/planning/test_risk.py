@@ -6,7 +6,7 @@ import torch
 from planning_scenes import box, random_cov, random_obstacle
 from scipy.stats import norm
 
-from bayes_vio.planning import Belief, Growth, Vehicle, risk
+from bayes_vio.planning import Belief, Growth, Vehicle, reach
 from bayes_vio.planning.belief import roll_out
 from bayes_vio.planning.monte_carlo import touches
 from bayes_vio.planning.obstacles import Obstacles
@@ -118,6 +118,59 @@ def test_passing_a_wall_is_one_event_however_many_stations_it_has():
         assert truth * 0.98 <= bound <= 1.3 * truth
 
 
+def sure_but_for(lateral_m: float, yaw_rad: float) -> tuple[Belief, Growth]:
+    """Return a car at 8 m/s whose lateral position and heading alone err, the same all along."""
+    start = Belief(
+        np.zeros(3), diagonal(1e-3, lateral_m, yaw_rad), np.array([8.0, 0, 0]),
+        diagonal(1e-4, 1e-4, 1e-5), diagonal(1e-4, 1e-4, 1e-5),
+    )  # fmt: skip
+    return start, Growth(position_tracking_std_m=1e-3, yaw_tracking_std_rad=1e-4)
+
+
+def passed(poses, start, growth, *polygons):
+    """Return the bound of a path, and the share of sampled motions that touch."""
+    rolled, obstacles = roll_out(start, poses, 0.1, growth), Obstacles.of(polygons)
+    stations = stations_of(rolled, station_indices(poses, 0.9), VEHICLE)
+    motions = rolled.sample(0, 10_000, torch.Generator().manual_seed(0))
+    share = touches(motions, VEHICLE, obstacles).any(-1).double().mean().item()
+    return collision_bound(stations, VEHICLE, obstacles).item(), share
+
+
+def test_passing_a_row_of_parked_cars_is_one_event_however_many_there_are():
+    start, growth = sure_but_for(0.1, 1e-4)
+    cars = [box(x, VEHICLE.half_width_m + 0.2 + 1.0, 4.5, 2.0) for x in (6, 12, 18, 24)]
+    bound, _ = passed(path(8.0, 1e-6), start, growth, *cars)
+    truth = norm.sf(2.0)
+    assert truth * 0.98 <= bound <= 1.4 * truth
+
+
+def test_obstacles_on_both_sides_are_two_events():
+    start, growth = sure_but_for(0.1, 1e-4)
+    cars = [box(x, s * (VEHICLE.half_width_m + 1.2), 4.5, 2.0) for x, s in ((8, 1), (20, -1))]
+    bound, _ = passed(path(8.0, 1e-6), start, growth, *cars)
+    truth = 2 * norm.sf(2.0)
+    assert truth * 0.98 <= bound <= 1.2 * truth
+
+
+@pytest.mark.parametrize("x", [4.0, 10.0])
+def test_the_front_that_has_passed_a_post_does_not_count_as_beside_it(x):
+    start, growth = sure_but_for(0.05, 0.04)
+    beside = VEHICLE.half_width_m + 2.5 * np.hypot(0.05, 0.04 * x) + 0.15
+    bound, share = passed(path(8.0, 1e-6), start, growth, box(x, beside, 0.3, 0.3))
+    assert share - 4 * deviation(share, 10_000) <= bound <= 3 * share
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_what_a_bend_sweeps_outside_is_not_counted_inside(side):
+    start, growth = sure_but_for(0.1, 1e-4)
+    poses = path(5.0, 0.05)
+    middle, yaw = poses[0, 20, :2].numpy(), poses[0, 20, 2].item()
+    inside = np.array([-np.sin(yaw), np.cos(yaw)])
+    post = box(*(middle + side * (VEHICLE.half_width_m + 0.25 + 0.15) * inside), 0.3, 0.3, yaw)
+    bound, share = passed(poses, start, growth, post)
+    assert share - 4 * deviation(share, 10_000) <= bound <= (2 if side > 0 else 4) * share
+
+
 def test_stations_are_spaced_in_metres():
     poses = torch.cat([path(10.0, 1e-6), path(2.0, 1e-6)])
     index = station_indices(poses, 1.5)
@@ -156,6 +209,6 @@ def test_what_is_out_of_reach_adds_next_to_nothing(monkeypatch):
         stations = stations_of(rolled, station_indices(poses, 0.9), VEHICLE)
         bound = collision_bound(stations, VEHICLE, obstacles).item()
         with monkeypatch.context() as patched:
-            patched.setattr(risk, "_OUT_OF_REACH", 1e3)
+            patched.setattr(reach, "OUT_OF_REACH", 1e3)
             every = collision_bound(stations, VEHICLE, obstacles).item()
         assert bound == pytest.approx(every, abs=1e-6)

@@ -26,13 +26,13 @@ def arc(speed: float, curvature: float, times: int = 41, dt_s: float = 0.15) -> 
     return torch.stack([x, y, yaw], -1)[None]
 
 
-def distance_m(points: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:
-    """Return how far points [n, 2] are out of the footprint at a pose [3]."""
+def out_by(points: torch.Tensor, pose: torch.Tensor, grown_m: torch.Tensor) -> torch.Tensor:
+    """Return how far points [n, 2] are out of the footprint at a pose [3], grown by [4]."""
     c, s = torch.cos(pose[2]), torch.sin(pose[2])
-    local = (points - pose[:2]) @ torch.tensor([[c, -s], [s, c]])
-    ahead = torch.maximum(local[:, 0] - VEHICLE.front_m, -VEHICLE.rear_m - local[:, 0])
-    aside = local[:, 1].abs() - VEHICLE.half_width_m
-    return torch.hypot(ahead.clamp(min=0), aside.clamp(min=0))
+    ahead, left = ((points - pose[:2]) @ torch.tensor([[c, -s], [s, c]])).unbind(-1)
+    x, y = VEHICLE.grown(grown_m).unbind(-1)
+    out = [ahead - x.max(), x.min() - ahead, left - y.max(), y.min() - left]
+    return torch.stack(out).amax(0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -48,7 +48,7 @@ def test_what_lies_between_stations_is_within_the_grown_footprints(speed, bend, 
     points = (middle[:, :, None] + rim[:, None] * half[:, :, None]).flatten(1, 2)
     held = torch.stack(
         [
-            torch.stack([distance_m(points[t], poses[0, i]) - swept[s] for t in range(41)])
+            torch.stack([out_by(points[t], poses[0, i], swept[s]) for t in range(41)])
             for s, i in enumerate(index[0])
         ]
     )
@@ -58,6 +58,19 @@ def test_what_lies_between_stations_is_within_the_grown_footprints(speed, bend, 
 def test_nothing_is_swept_on_a_straight_line():
     poses = arc(6.0, 1e-9)
     assert swept_m(poses, station_indices(poses, 0.9), VEHICLE).max() < 1e-6
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_bend_sweeps_on_its_outside(side):
+    poses = arc(6.0, side * 0.05)
+    index = station_indices(poses, 0.9)
+    # The front swings out by the angle at which it moves, over half the way to a station.
+    front, left, rear, right = swept_m(poses, index, VEHICLE)[0].amax(0).tolist()
+    inside, outside = (left, right) if side > 0 else (right, left)
+    half_way = 0.5 * poses[0, index[0], :2].diff(dim=0).norm(dim=-1).amax().item()
+    assert outside == pytest.approx(half_way * 0.05 * VEHICLE.front_m, rel=0.15)
+    assert inside < 0.2 * outside
+    assert max(front, rear) < 0.1 * outside
 
 
 def test_an_obstacle_that_is_touched_between_two_stations_only_counts():
