@@ -13,7 +13,7 @@ from bayes_vio.planning.half_planes import offsets_of
 from bayes_vio.planning.monte_carlo import touches
 from bayes_vio.planning.obstacles import Obstacles
 from bayes_vio.planning.risk import collision_bound
-from bayes_vio.planning.stations import station_indices, stations_of, swept_m
+from bayes_vio.planning.stations import Stations, station_indices, stations_of, swept_m
 from tests.planning_cases import belief, diagonal
 
 VEHICLE = Vehicle()
@@ -113,3 +113,18 @@ def test_a_spacing_below_the_step_keeps_the_chain_of_a_wall_whole():
         for m in (0.3, 1.35)
     ]
     assert bounds[0].item() == pytest.approx(bounds[1].item(), rel=1e-2)
+
+
+def test_the_errors_at_two_stations_are_those_of_the_path():
+    poses = torch.cat([arc(6.0, 0.03), arc(3.0, 0.03)])
+    rolled = roll_out(belief(), poses, 0.15, Growth())
+    index = station_indices(poses, 0.9)
+    stations = stations_of(rolled, index, VEHICLE)
+    later, earlier = torch.tensor([[4, 9]]), torch.tensor([[4, 2]])
+    found = stations.cov_between(torch.tensor([1]), later, earlier)[0]
+    torch.testing.assert_close(found[0], stations.covs[1, 4])
+    there = rolled.only(torch.tensor([1])).cov_between(index[1:, 9:10], index[1:, 2:3])
+    torch.testing.assert_close(found[1], there[0, 0])
+    alone = Stations.alone(poses[:, 0], rolled.cov[:, 0])
+    with pytest.raises(ValueError, match="of no path"):
+        alone.cov_between(torch.tensor([1]), later, earlier)
