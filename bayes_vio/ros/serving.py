@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -11,10 +13,14 @@ from typing import Any, Protocol
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 
 _SPIN_S = 0.1
 _SHUTDOWN_S = 0.5
+_BAD_USAGE = 2
+# What rcl says of a ROS argument; the places in its source that follow help nobody.
+_UNPARSED = re.compile(r"Couldn't parse .*?(?=, at /|$)", re.DOTALL)
 
 
 def make_executor() -> Any:
@@ -79,9 +85,14 @@ class StartableNode(Protocol):
 
 
 def run(make_node: Callable[[], StartableNode], argv: Sequence[str] | None) -> int:
-    """Run a node until it is interrupted and return the process's exit code."""
+    """Run a node until it is interrupted and return the process's exit code.
+
+    2, and one line on stderr, for ROS arguments that cannot be read.
+    """
     _interrupt_once()
-    rclpy.init(args=list(argv) if argv is not None else None)
+    if problem := _initialise(argv):
+        print(problem, file=sys.stderr)
+        return _BAD_USAGE
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         node = make_node()
         try:
@@ -94,6 +105,20 @@ def run(make_node: Callable[[], StartableNode], argv: Sequence[str] | None) -> i
     while not _has_ended():
         pass
     return 0
+
+
+def _initialise(argv: Sequence[str] | None) -> str:
+    """Initialise ROS; return what is wrong with its arguments, empty where nothing is."""
+    try:
+        rclpy.init(args=list(argv) if argv is not None else None)
+    except rclpy_implementation.UnknownROSArgsError as error:
+        return f"ROS does not know the arguments {error}"
+    except rclpy_implementation.RCLError as error:
+        unparsed = _UNPARSED.search(str(error))
+        if unparsed is None:
+            raise
+        return f"a ROS argument cannot be read: {unparsed[0]}"
+    return ""
 
 
 def _has_ended() -> bool:
