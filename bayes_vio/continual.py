@@ -221,16 +221,17 @@ def _with_information(
 ) -> tuple[Posterior, float]:
     """Calibrate the noise at the new mean, and add the new information under it.
 
-    Returns the posterior, and the validation NLL (nats) that the noise scale was chosen by.
+    Returns the posterior, and the validation NLL (nats) under the noise scale chosen.
     """
     data, n_data = _new_data(recordings, settings)
-    validation = EvenSubset(
-        MotionDataset(recordings.validation, (1,)), settings.calibration_samples
+    seen, unseen = (
+        EvenSubset(MotionDataset(part, (1,)), settings.calibration_samples)
+        for part in (recordings.train, recordings.validation)
     )
     observer.stage(f"Adding the information of {n_data} samples")
     first = with_information(yesterday, refit, data, settings.seed, n_data)
     observer.stage("Choosing the noise scale on validation")
-    noise_scale, nll = calibrate_noise(first, validation)
+    noise_scale, nll = calibrate_noise(first, unseen, seen)
     model = refit.recorder.model
     assert isinstance(model, MotionModel)
     with torch.no_grad():

@@ -56,10 +56,12 @@ _UNFIT = {
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to fit. Every choice that data makes (epoch, prior, noise) is made on validation.
+    """How to fit. Every choice that data makes (epoch, prior, noise) is made on validation, but
+    training's errors may widen the noise.
 
     ``time_offset_s``: None estimates it from the training recordings. ``curvature_samples`` and
-    ``calibration_samples`` bound the samples that posterior and calibration read, spread evenly.
+    ``calibration_samples`` bound the samples that posterior and calibration (of training and of
+    validation each) read, spread evenly.
     ``start_from``: an artifact whose weights training begins with, as when a car's own recordings
     adapt the packaged one. ``device``: "auto", "cpu", "cuda" or "cuda:N".
     ``number_format``: what the posterior is rounded to and stored in, "native" being float32.
@@ -135,7 +137,9 @@ def fit(
         recordings = workers.first_then_others(read)
         _check_memory(recordings, settings, device)
         estimate = _fit_map(recordings, work_dir, settings, device, observer)
-        posterior, calibration = _fit_posterior(estimate, recordings, settings, device, observer)
+        posterior, calibration = fit_calibrated_posterior(
+            estimate.model, recordings, settings, device, observer
+        )
         return workers.first_then_others(finish, lambda: MotionArtifact.load(out))
 
 
@@ -210,24 +214,27 @@ def _fit_map(
     return estimate
 
 
-def _fit_posterior(
-    estimate: MapEstimate,
+def fit_calibrated_posterior(
+    model: MotionModel,
     recordings: Recordings,
     settings: FitSettings,
     device: torch.device,
     observer: FitObserver,
 ) -> tuple[Posterior, Calibration]:
-    """Fit the posterior, calibrate on validation, and fit again under the calibrated noise."""
+    """Fit the posterior, calibrate, fit again under the calibrated noise, and calibrate that.
+
+    Curvature is inverse to the noise, so the first prior precision is not the second's. The
+    model's noise_scale becomes the calibrated one.
+    """
     workers = current_workers()
     train = MotionDataset(recordings.train, (1,))
+    unseen = EvenSubset(MotionDataset(recordings.validation, (1,)), settings.calibration_samples)
+    seen = EvenSubset(train, settings.calibration_samples)
     loader = EvenSubset(train, settings.curvature_samples, workers=workers)
-    validation = EvenSubset(
-        MotionDataset(recordings.validation, (1,)), settings.calibration_samples
-    )
 
     def posterior_under_noise(prior_precision: float) -> Posterior:
         return fit_posterior(
-            estimate.model,
+            model,
             loader,
             likelihood="gaussian",
             structure=settings.structure,
@@ -239,20 +246,27 @@ def _fit_posterior(
             device=device,
         )
 
+    def calibrated(posterior: Posterior) -> Calibration:
+        observer.stage("Choosing prior precision and noise scale on validation")
+        found = workers.from_first(
+            lambda: calibrate(posterior, unseen, seen, settings.prior_precisions)
+        )
+        for one in (model, posterior.model):
+            assert isinstance(one, MotionModel)
+            one.noise_scale.mul_(found.noise_scale.to(one.noise_scale))
+        observer.note(
+            f"prior precision {found.prior_precision:g}; noise scale "
+            + " ".join(f"{s:.2f}" for s in model.noise_scale.tolist())
+        )
+        return found
+
     observer.stage(f"Fitting the posterior ({settings.structure}) on {len(loader)} samples")
-    first = posterior_under_noise(1.0)
-    observer.stage("Choosing prior precision and noise scale on validation")
-    calibration = workers.from_first(
-        lambda: calibrate(first, validation, settings.prior_precisions)
-    )
-    observer.note(
-        f"prior precision {calibration.prior_precision:g}; noise scale "
-        + " ".join(f"{s:.2f}" for s in calibration.noise_scale.tolist())
-    )
-    estimate.model.noise_scale.copy_(calibration.noise_scale)
+    first = calibrated(posterior_under_noise(1.0))
     observer.stage("Fitting the posterior under the calibrated noise")
-    final = posterior_under_noise(calibration.prior_precision)
-    return final.with_number_format(settings.number_format), calibration
+    posterior = posterior_under_noise(first.prior_precision)
+    final = calibrated(posterior)
+    posterior = posterior.with_prior_precision(final.prior_precision)
+    return posterior.with_number_format(settings.number_format), final
 
 
 def _assemble(
@@ -312,7 +326,10 @@ def measured_artifact(
         + " ".join(f"{100 * c:.0f}" for c in result.coverage_95)
         + " % of errors (x y z rotX rotY rotZ)"
     )
-    imu_alone = calibrate_imu_alone(posterior, EvenSubset(every, calibration_samples))
+    seen = MotionDataset(recordings.train, (1,))
+    imu_alone = calibrate_imu_alone(
+        posterior, *(EvenSubset(part, calibration_samples) for part in (every, seen))
+    )
     observer.note(
         "noise where no camera sees, times " + " ".join(f"{factor:.2f}" for factor in imu_alone)
     )

@@ -5,7 +5,7 @@
 Renders the semi-synthetic bags where they are missing (see semi_synthetic.py: trajectories and IMU
 of a real car, frames rendered), fits an artifact where none is given, beginning with the packaged
 one, and compares ways to a covariance of motion on the validation drives; see odometry_methods.py.
-With --test the same is done on 05 and 07, calibration staying on validation: nothing may be chosen
+With --test the same is done on 05 and 07, calibration staying where it was: nothing may be chosen
 by it, and each such run is written into docs/log.md. Figures go to results/odometry.json, a page
 of pictures to the work folder. Needs the recordings to render: BAYES_VIO_DATA, see README.
 """
@@ -133,6 +133,7 @@ def main() -> None:
         "measured_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "data": "semi-synthetic: trajectories and IMU of a real car (KITTI), frames rendered",
         "calibrated_on": list(VALIDATION),
+        "noise_widened_by": list(TRAIN),
         "evaluated_on": names,
         "artifact_sha256": read_description(path)["sha256"],
         "methods": told,

@@ -55,9 +55,14 @@ class Setting:
         return EvenSubset(self.train, self.curvature_samples)
 
     @property
-    def validation_subset(self) -> EvenSubset:
+    def unseen(self) -> EvenSubset:
         """Return the validation samples that covariances are calibrated on."""
         return EvenSubset(self.validation, self.calibration_samples)
+
+    @property
+    def seen(self) -> EvenSubset:
+        """Return the training samples that may widen the noise."""
+        return EvenSubset(self.train, self.calibration_samples)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Covariances of motion from what is not known of a network's weights, and from its noise alone.
 
-All are fitted on training and calibrated on validation by one rule (prior precision and noise
-scale by the likelihood, E-C1), so that what differs is the distribution of the weights alone.
+All are fitted on training and calibrated on training and validation by one rule (prior precision
+and noise scale by the likelihood, E-C1), so that what differs is the distribution of the weights
+alone.
 Curvatures are taken under the artifact's calibrated noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from odometry_runs import Said
@@ -19,7 +20,8 @@ from bayes_vio.fit import FitSettings
 from bayes_vio.models.motion import MotionModel
 from bayes_vio.posterior import GaussianPrediction, Posterior, fit_posterior
 from bayes_vio.posterior.sketch import FeatureSketch
-from bayes_vio.training.calibration import calibrate, fit_noise_scale
+from bayes_vio.training.calibration import Residuals, calibrate, noise_scale_for_new_drives
+from bayes_vio.training.recordings import EvenSubset
 from bayes_vio.variational import fit_mc_dropout
 
 N_SAMPLES = 30
@@ -27,10 +29,8 @@ _BATCH, _DROPOUT_RATE, _DROPOUT_LEARNING_RATE, _GRADIENT_CLIP = 64, 0.1, 3e-4, 5
 
 
 def noise_head(setting: Setting, recordings: Sequence[Evaluated]) -> Result:
-    """Return the network's own noise covariance alone, scaled on validation."""
-    return _scaled_on_validation(
-        setting, recordings, lambda x: forward(setting.artifact.model, x), {}
-    )
+    """Return the network's own noise covariance alone, scaled."""
+    return _calibrated(setting, recordings, lambda x: forward(setting.artifact.model, x), {})
 
 
 def posterior(
@@ -58,8 +58,8 @@ def posterior(
 def recalibrated(
     setting: Setting, recordings: Sequence[Evaluated], fitted: Posterior, samples: bool = False
 ) -> Result:
-    """Return the runs of a posterior whose prior and noise scale validation chooses anew."""
-    chosen = calibrate(fitted, setting.validation_subset, FitSettings().prior_precisions)
+    """Return the runs of a posterior whose prior and noise scale are chosen anew."""
+    chosen = calibrate(fitted, setting.unseen, setting.seen, FitSettings().prior_precisions)
     fitted, scale = fitted.with_prior_precision(chosen.prior_precision), chosen.noise_scale
     answer = _sampled(fitted, setting.artifact.model) if samples else _linearised(fitted)
     told = {"prior_precision": chosen.prior_precision, "noise_scale": scale.tolist()}
@@ -77,7 +77,7 @@ def ensemble(setting: Setting, recordings: Sequence[Evaluated]) -> Result:
     def predict(x: MotionInput) -> Said:
         return mixture([forward(m, x) for m in models])
 
-    return _scaled_on_validation(setting, recordings, predict, {"members": len(models)})
+    return _calibrated(setting, recordings, predict, {"members": len(models)})
 
 
 def mc_dropout(setting: Setting, recordings: Sequence[Evaluated]) -> Result:
@@ -96,24 +96,30 @@ def mc_dropout(setting: Setting, recordings: Sequence[Evaluated]) -> Result:
         return mixture([forward(setting.artifact.model, x, w) for w in draws])
 
     told = {"rate": _DROPOUT_RATE, "epochs": setting.dropout_epochs, "samples": N_SAMPLES}
-    return _scaled_on_validation(setting, recordings, predict, told)
+    return _calibrated(setting, recordings, predict, told)
 
 
-def _scaled_on_validation(
+def _calibrated(
     setting: Setting,
     recordings: Sequence[Evaluated],
-    predict: Callable[[MotionInput], Said],
+    predict: Predict,
     chosen: dict,
 ) -> Result:
-    """Return the runs of a prediction whose noise is scaled to suit validation."""
-    said, residuals = [], []
-    for x, target in setting.validation_subset:
-        said.append(predict(x))
-        residuals.append(target.double() - said[-1].mean)
-    whole = Said.join(said)
-    scale, _ = fit_noise_scale(torch.cat(residuals), whole.epistemic_cov, whole.noise_cov)
+    """Return the runs of a prediction whose noise is scaled as E-C1 does."""
+    scale, _ = noise_scale_for_new_drives(
+        _residuals(predict, setting.unseen), _residuals(predict, setting.seen)
+    )
     told = {**chosen, "noise_scale": scale.tolist()}
     return answered(setting, recordings, lambda x: _scaled(predict(x), scale), told)
+
+
+def _residuals(predict: Predict, subset: EvenSubset) -> Residuals:
+    said, errors = [], []
+    for x, target in subset:
+        said.append(predict(x))
+        errors.append(target.double() - said[-1].mean)
+    whole = Said.join(said)
+    return Residuals(torch.cat(errors), whole.epistemic_cov, whole.noise_cov)
 
 
 def mixture(members: Sequence[Said]) -> Said:

@@ -37,6 +37,6 @@ def test_fit_and_calibration_on_the_gpu(tmp_path: Path) -> None:
         train, validation, settings, tmp_path / "c", "d", device, model_settings=TINY
     )
     posterior = fit_posterior(estimate.model, train.loader(16), rank=8, device=device)
-    found = calibrate(posterior, validation.loader(16), (1e2, 1e4))
+    found = calibrate(posterior, validation.loader(16), train.loader(16), (1e2, 1e4))
     assert found.prior_precision in (1e2, 1e4)
     assert bool(found.noise_scale.isfinite().all())

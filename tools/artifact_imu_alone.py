@@ -1,8 +1,8 @@
 """Measure anew how an artifact's noise is to be scaled where no camera sees, fitting nothing else.
 
-    python tools/artifact_imu_alone.py ARTIFACT --validation BAG... [--cache FOLDER]
+    python tools/artifact_imu_alone.py ARTIFACT --train BAG... --validation BAG... [--cache FOLDER]
 
-The bags are the validation recordings of its fit; with the fit's own cache of frames this takes
+The bags are those of its fit; with the fit's own cache of frames this takes
 seconds. Only artifact.json changes.
 """
 
@@ -24,14 +24,20 @@ def main() -> None:
     """Write the artifact back with what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("artifact", type=Path)
+    parser.add_argument("--train", type=Path, nargs="+", required=True)
     parser.add_argument("--validation", type=Path, nargs="+", required=True)
     parser.add_argument("--cache", type=Path, default=Path("out/imu_alone/frames"))
     arguments = parser.parse_args()
     artifact = MotionArtifact.load(arguments.artifact)
-    prepared = [prepare(open_streams(bag), arguments.cache) for bag in arguments.validation]
-    drives = MotionDataset([r.with_time_offset(artifact.time_offset_s) for r in prepared], (1,))
-    samples = EvenSubset(drives, FitSettings().calibration_samples)
-    scale = calibrate_imu_alone(artifact.posterior, samples)
+
+    def samples(bags: list[Path]) -> EvenSubset:
+        prepared = [prepare(open_streams(bag), arguments.cache) for bag in bags]
+        drives = [r.with_time_offset(artifact.time_offset_s) for r in prepared]
+        return EvenSubset(MotionDataset(drives, (1,)), FitSettings().calibration_samples)
+
+    scale = calibrate_imu_alone(
+        artifact.posterior, samples(arguments.validation), samples(arguments.train)
+    )
     replace(artifact, imu_alone_scale=scale).save(arguments.artifact)
     print(" ".join(f"{factor:.2f}" for factor in scale))
 

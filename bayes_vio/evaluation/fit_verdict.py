@@ -226,8 +226,8 @@ def _training(report: dict) -> list[dict]:
     if off:
         told.append(
             _limit(
-                f"The noise learned in training had to be scaled on validation ({', '.join(off)} "
-                "times): training and validation differ."
+                f"The noise learned in training had to be scaled ({', '.join(off)} times): "
+                "training and validation differ."
             )
         )
     return told

@@ -6,6 +6,11 @@ against it jointly (E-C1):
 with N_i the model's noise covariance and E_i the linearised epistemic covariance. Fitting the
 noise alone first would leave nothing for the epistemic part to explain.
 
+Errors differ from drive to drive more than from frame to frame, and validation is few drives: a
+straight road would narrow the noise for all. Residuals of the training drives are no larger than
+those of a new one like them. So where both together ask for more noise than validation alone, they
+have it; the epistemic part is told by drives unseen alone.
+
 Nearly all intervals have both sensors, and so S is theirs. Where no camera sees, errors are of
 another size and have longer tails; a scale of their own is fitted in the same way, the camera left
 out of the same intervals (E-C4).
@@ -14,7 +19,7 @@ out of the same intervals (E-C4).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +35,26 @@ _LARGEST_LOG_SCALE = 3.0
 # Errors last for some seconds, so that about one frame in twenty tells something new.
 _LOG_SCALE_STD = 0.5
 _FRAMES_PER_INDEPENDENT_ERROR = 20
+
+
+Batches = Iterable[tuple[MotionInput, Tensor]]
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Errors [n, d] beside what was said of them: epistemic_cov and noise_cov [n, d, d]."""
+
+    error: Tensor
+    epistemic_cov: Tensor
+    noise_cov: Tensor
+
+    def joined(self, other: Residuals) -> Residuals:
+        """Return both."""
+        return Residuals(
+            torch.cat([self.error, other.error]),
+            torch.cat([self.epistemic_cov, other.epistemic_cov]),
+            torch.cat([self.noise_cov, other.noise_cov]),
+        )
 
 
 @dataclass(frozen=True)
@@ -59,10 +84,11 @@ class ValidationScore:
     coverage_95: list[float]
 
 
-def score(posterior: Posterior, batches: Iterable[tuple[MotionInput, Tensor]]) -> ValidationScore:
+def score(posterior: Posterior, batches: Batches) -> ValidationScore:
     """Return the score of a posterior on re-iterable batches."""
-    residual, (epistemic_cov,), noise_cov = _residuals([posterior], batches)
-    cov = epistemic_cov + noise_cov
+    (found,) = _residuals([posterior], batches)
+    residual, epistemic_cov = found.error, found.epistemic_cov
+    cov = epistemic_cov + found.noise_cov
     var = cov.diagonal(dim1=-2, dim2=-1)
     white = torch.linalg.solve_triangular(
         torch.linalg.cholesky(cov), residual[..., None], upper=False
@@ -80,11 +106,9 @@ def score(posterior: Posterior, batches: Iterable[tuple[MotionInput, Tensor]]) -
 
 
 def calibrate(
-    posterior: Posterior,
-    batches: Iterable[tuple[MotionInput, Tensor]],
-    prior_precisions: Sequence[float],
+    posterior: Posterior, unseen: Batches, seen: Batches, prior_precisions: Sequence[float]
 ) -> Calibration:
-    """Return the best (prior precision, noise scale) on re-iterable validation batches.
+    """Return the best (prior precision, noise scale) on batches of validation and of training.
 
     Raises ValueError when the best noise scale stands at its upper bound of e^3: then the noise
     does not carry over to validation, and no scale mends that. (At the lower one the covariance is
@@ -93,47 +117,61 @@ def calibrate(
     posteriors = [posterior.with_prior_precision(value) for value in prior_precisions]
     if not posteriors:
         raise ValueError("no prior precision to choose from")
-    residual, epistemic_covs, noise_cov = _residuals(posteriors, batches)
-    fits = [fit_noise_scale(residual, cov, noise_cov) for cov in epistemic_covs]
-    search = tuple((p, nll) for p, (_, nll) in zip(prior_precisions, fits, strict=True))
-    index = min(range(len(fits)), key=lambda i: fits[i][1])
-    best = Calibration(prior_precisions[index], *fits[index], search)
-    _check_scale(best.noise_scale)
-    return best
+    residuals = _residuals(posteriors, unseen)
+    losses = [fit_noise_scale(each)[1] for each in residuals]
+    search = tuple(zip(prior_precisions, losses, strict=True))
+    index = min(range(len(losses)), key=losses.__getitem__)
+    (of_seen,) = _residuals([posteriors[index]], seen)
+    scale, nll = noise_scale_for_new_drives(residuals[index], of_seen)
+    return Calibration(prior_precisions[index], scale, nll, search)
 
 
-def calibrate_noise(
-    posterior: Posterior, batches: Iterable[tuple[MotionInput, Tensor]]
-) -> tuple[Tensor, float]:
+def calibrate_noise(posterior: Posterior, unseen: Batches, seen: Batches) -> tuple[Tensor, float]:
     """Return the best noise scale [6] under the posterior's own prior, and its NLL (nats).
 
     Raises ValueError as ``calibrate`` does.
     """
-    residual, (epistemic_cov,), noise_cov = _residuals([posterior], batches)
-    noise_scale, nll = fit_noise_scale(residual, epistemic_cov, noise_cov)
-    _check_scale(noise_scale)
-    return noise_scale, nll
+    (of_unseen,), (of_seen,) = (_residuals([posterior], part) for part in (unseen, seen))
+    return noise_scale_for_new_drives(of_unseen, of_seen)
 
 
-def calibrate_imu_alone(
-    posterior: Posterior, batches: Iterable[tuple[MotionInput, Tensor]]
-) -> tuple[float, ...]:
+def noise_scale_for_new_drives(unseen: Residuals, seen: Residuals) -> tuple[Tensor, float]:
+    """Return the noise scale [d] that validation asks for, or both where that is more.
+
+    And its NLL on validation (nats). Raises ValueError as ``calibrate`` does.
+    """
+    scale = _widest_scale(unseen, seen)
+    _check_scale(scale)
+    cov = unseen.epistemic_cov + scale[:, None] * unseen.noise_cov * scale
+    return scale, float(gaussian_cov_nll(unseen.error, cov).mean())
+
+
+def _widest_scale(unseen: Residuals, seen: Residuals) -> Tensor:
+    alone, _ = fit_noise_scale(unseen)
+    together, _ = fit_noise_scale(unseen.joined(seen))
+    return torch.maximum(alone, together)
+
+
+def calibrate_imu_alone(posterior: Posterior, unseen: Batches, seen: Batches) -> tuple[float, ...]:
     """Return the factors [6] of the noise's deviations where no camera sees (E-C4).
 
-    Ones where no batch has an interval with a whole IMU window.
+    Ones where either part has no interval with a whole IMU window.
     """
-    blind = [_blind(x, target) for x, target in batches]
-    if not any(len(x) for x, _ in blind):
+    parts = [list(_blind(part)) for part in (unseen, seen)]
+    if not all(parts):
         return (1.0,) * 6
-    residual, (epistemic_cov,), noise_cov = _residuals([posterior], blind)
-    return tuple(fit_noise_scale(residual, epistemic_cov, noise_cov)[0].tolist())
+    (of_unseen,), (of_seen,) = (_residuals([posterior], part) for part in parts)
+    return tuple(_widest_scale(of_unseen, of_seen).tolist())
 
 
-def _blind(x: MotionInput, target: Tensor) -> tuple[MotionInput, Tensor]:
-    """Return the intervals of a batch that have a whole IMU window, without their camera."""
-    whole = x.imu_valid.amin(1) > 0
-    chosen = x.map(lambda t: t[whole])
-    return without_camera(chosen, torch.ones_like(chosen.dt, dtype=torch.bool)), target[whole]
+def _blind(batches: Batches) -> Iterator[tuple[MotionInput, Tensor]]:
+    """Yield the intervals that have a whole IMU window, without their camera."""
+    for x, target in batches:
+        whole = x.imu_valid.amin(1) > 0
+        if bool(whole.any()):
+            chosen = x.map(lambda t, rows=whole: t[rows])
+            every = torch.ones_like(chosen.dt, dtype=torch.bool)
+            yield without_camera(chosen, every), target[whole]
 
 
 def _check_scale(noise_scale: Tensor) -> None:
@@ -145,18 +183,16 @@ def _check_scale(noise_scale: Tensor) -> None:
         )
 
 
-def fit_noise_scale(
-    residual: Tensor, epistemic_cov: Tensor, noise_cov: Tensor
-) -> tuple[Tensor, float]:
+def fit_noise_scale(residuals: Residuals) -> tuple[Tensor, float]:
     """Return the most probable noise scale s [d] of E-C1, and its mean penalised NLL (nats).
 
-    residual [n, d], epistemic_cov and noise_cov [n, d, d]. The scale has a log-normal prior around
-    one and lies within [e^-3, e^3]: on a few correlated errors the likelihood alone would drive
-    single axes to nothing.
+    The scale has a log-normal prior around one and lies within [e^-3, e^3]: on a few correlated
+    errors the likelihood alone would drive single axes to nothing.
     """
-    independent = max(1.0, len(residual) / _FRAMES_PER_INDEPENDENT_ERROR)
+    error, noise_cov = residuals.error, residuals.noise_cov
+    independent = max(1.0, len(error) / _FRAMES_PER_INDEPENDENT_ERROR)
     # The bound is part of the parametrisation, s = exp(3 tanh u), so that the search is smooth.
-    u = torch.zeros(residual.shape[1], dtype=residual.dtype, requires_grad=True)
+    u = torch.zeros(error.shape[1], dtype=error.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [u], max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-9
     )
@@ -166,7 +202,8 @@ def fit_noise_scale(
 
     def loss() -> Tensor:
         s = log_scale().exp()
-        nll = gaussian_cov_nll(residual, epistemic_cov + s[:, None] * noise_cov * s).mean()
+        cov = residuals.epistemic_cov + s[:, None] * noise_cov * s
+        nll = gaussian_cov_nll(error, cov).mean()
         return nll + 0.5 * (log_scale() / _LOG_SCALE_STD).square().sum() / independent
 
     def closure() -> Tensor:
@@ -187,14 +224,12 @@ def gaussian_cov_nll(residual: Tensor, cov: Tensor) -> Tensor:
     return 0.5 * (white.square().sum(-1) + log_det + residual.shape[1] * math.log(2 * math.pi))
 
 
-def _residuals(
-    posteriors: Sequence[Posterior], batches: Iterable[tuple[MotionInput, Tensor]]
-) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Return residuals [n, d], each posterior's epistemic_cov [n, d, d], and noise_cov [n, d, d].
+def _residuals(posteriors: Sequence[Posterior], batches: Batches) -> list[Residuals]:
+    """Return what each posterior leaves and says of batches.
 
     The posteriors differ in their prior alone: the network is linearised once for all of them.
     """
-    residuals, noise_covs = [], []
+    errors, noise_covs = [], []
     epistemic_covs: list[list[Tensor]] = [[] for _ in posteriors]
     for x, target in batches:
         x = x.map(lambda t: t.to(posteriors[0].device))
@@ -205,7 +240,7 @@ def _residuals(
                 column.append(p.epistemic_cov.double().cpu())
             p = predictions[0]
             assert isinstance(p, GaussianPrediction)
-            residuals.append(target[rows].double() - p.mean.double().cpu())
+            errors.append(target[rows].double() - p.mean.double().cpu())
             noise_covs.append(p.noise_cov.double().cpu())
-    stacked = [torch.cat(column) for column in epistemic_covs]
-    return torch.cat(residuals), stacked, torch.cat(noise_covs)
+    error, noise_cov = torch.cat(errors), torch.cat(noise_covs)
+    return [Residuals(error, torch.cat(column), noise_cov) for column in epistemic_covs]

@@ -12,10 +12,12 @@ import torch
 from bayes_vio.data.samples import MotionInput
 from bayes_vio.posterior import GaussianPrediction, Posterior
 from bayes_vio.training.calibration import (
+    Residuals,
     calibrate,
     calibrate_imu_alone,
     fit_noise_scale,
     gaussian_cov_nll,
+    noise_scale_for_new_drives,
     score,
 )
 from bayes_vio.training.correlation import (
@@ -36,7 +38,7 @@ def test_noise_scale_is_recovered_beside_a_known_epistemic_covariance() -> None:
     cov = epistemic_cov + scale[:, None] * noise_cov * scale
     draws = torch.randn(n, d, generator=g, dtype=torch.float64)
     residual = (torch.linalg.cholesky(cov) @ draws[..., None]).squeeze(-1)
-    found, nll = fit_noise_scale(residual, epistemic_cov, noise_cov)
+    found, nll = fit_noise_scale(Residuals(residual, epistemic_cov, noise_cov))
     torch.testing.assert_close(found, scale, rtol=0.05, atol=0)
     penalty = 0.5 * float((scale.log() / 0.5).square().sum()) / (n / 20)
     assert nll <= float(gaussian_cov_nll(residual, cov).mean()) + penalty
@@ -69,15 +71,48 @@ def batches(std: float, n: int = 2000) -> list[tuple[Any, torch.Tensor]]:
 
 
 def test_total_variance_is_split_by_the_likelihood() -> None:
-    found = calibrate(cast(Posterior, FixedPosterior()), batches(3.0), [0.2, 1.0, 1e6])
+    found = calibrate(
+        cast(Posterior, FixedPosterior()), batches(3.0), batches(3.0), [0.2, 1.0, 1e6]
+    )
     total = 1 / found.prior_precision + found.noise_scale.square()
     torch.testing.assert_close(total, torch.full_like(total, 9.0), rtol=0.15, atol=0)
     assert [p for p, _ in found.search] == [0.2, 1.0, 1e6]
 
 
+def test_drives_seen_may_widen_the_noise_and_never_narrow_it() -> None:
+    eye = torch.eye(3, dtype=torch.float64).expand(4000, 3, 3)
+    g = torch.Generator().manual_seed(3)
+
+    def drives(*std: float) -> Residuals:
+        error = torch.randn(4000, 3, dtype=torch.float64, generator=g) * torch.tensor(std)
+        return Residuals(error, 0.01 * eye, eye)
+
+    unseen = drives(0.5, 1.0, 2.0)
+    scale, nll = noise_scale_for_new_drives(unseen, drives(1.5, 1.0, 0.5))
+    # Of both together the variance is the mean of the two.
+    expected = torch.tensor([(0.5 * (0.25 + 2.25)) ** 0.5, 1.0, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(scale, expected, rtol=0.05, atol=0)
+    alone, _ = fit_noise_scale(unseen)
+    assert bool((scale >= alone).all())
+    cov = 0.01 * eye + scale[:, None] * eye * scale
+    assert nll == pytest.approx(float(gaussian_cov_nll(unseen.error, cov).mean()))
+
+
+def test_the_prior_is_told_by_drives_unseen_alone() -> None:
+    found = calibrate(
+        cast(Posterior, FixedPosterior()), batches(2.0), batches(0.1), [0.3, 1.0, 1e6]
+    )
+    alone = calibrate(
+        cast(Posterior, FixedPosterior()), batches(2.0), batches(2.0), [0.3, 1.0, 1e6]
+    )
+    assert found.search == alone.search
+    assert found.prior_precision == alone.prior_precision
+    torch.testing.assert_close(found.noise_scale, alone.noise_scale, rtol=1e-3, atol=0)
+
+
 def test_noise_that_does_not_carry_over_is_refused() -> None:
     with pytest.raises(ValueError, match="does not carry over"):
-        calibrate(cast(Posterior, FixedPosterior()), batches(100.0), [1e6])
+        calibrate(cast(Posterior, FixedPosterior()), batches(100.0), batches(1.0), [1e6])
 
 
 @dataclass(frozen=True)
@@ -96,11 +131,12 @@ def test_the_imu_alone_is_judged_without_the_camera_where_its_window_is_whole() 
     target[: len(x) // 2] = 1e3  # would show: these have no whole window
     target[:, 1] *= 3
     posterior = cast(Posterior, SureWithCamera(1e6))
-    found = calibrate_imu_alone(posterior, [(x, target)])
+    seen = x, torch.zeros_like(target)
+    found = calibrate_imu_alone(posterior, [(x, target)], [seen])
     np.testing.assert_allclose(found, [2.0, 6.0], rtol=0.1)
     assert bool((x.camera_valid == 1).all())
     blind = x.map(lambda t: t[: len(x) // 2])
-    assert calibrate_imu_alone(posterior, [(blind, target[: len(blind)])]) == (1.0,) * 6
+    assert calibrate_imu_alone(posterior, [(blind, target[: len(blind)])], [seen]) == (1.0,) * 6
 
 
 def test_score_of_a_true_covariance() -> None:
@@ -170,6 +206,7 @@ def test_few_errors_move_the_noise_scale_little() -> None:
     residual = 0.01 * torch.randn(40, 2, dtype=torch.float64, generator=g)
     eye = torch.eye(2, dtype=torch.float64).expand(40, 2, 2)
     many = residual.repeat(100, 1)
-    few_scale, _ = fit_noise_scale(residual, 1e-12 * eye, eye)
-    many_scale, _ = fit_noise_scale(many, 1e-12 * eye.repeat(100, 1, 1), eye.repeat(100, 1, 1))
+    few_scale, _ = fit_noise_scale(Residuals(residual, 1e-12 * eye, eye))
+    alike = eye.repeat(100, 1, 1)
+    many_scale, _ = fit_noise_scale(Residuals(many, 1e-12 * alike, alike))
     assert bool((few_scale > 3 * many_scale).all())

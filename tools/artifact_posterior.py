@@ -1,0 +1,80 @@
+"""Fit an artifact's posterior and calibration anew, its weights as they are.
+
+    python tools/artifact_posterior.py ARTIFACT OUT --train BAG... --validation BAG...
+
+The bags are those of its fit; with the fit's own cache of frames this takes minutes where the fit
+took hours. What its recordings tell (crossover, correlations, reliability) is measured anew, too,
+since it is measured under the calibrated noise. The regime classifier stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from bayes_vio.artifact import MotionArtifact
+from bayes_vio.data.bags import open_streams
+from bayes_vio.data.dataset import PreparedRecording, prepare
+from bayes_vio.fit import FitSettings, fit_calibrated_posterior, measured_artifact
+from bayes_vio.progress import FitDisplay
+from bayes_vio.training.recordings import CommonOffset, Recordings
+
+# What the weights' own training told, and stays true.
+_OF_THE_WEIGHTS = ("curves", "settings", "regime")
+
+
+def main() -> None:
+    """Write the artifact with another posterior."""
+    arguments = parsed()
+    artifact = MotionArtifact.load(arguments.artifact)
+    recordings = prepared(artifact, arguments)
+    settings = FitSettings(
+        structure=artifact.posterior.report.structure,
+        curvature_samples=arguments.curvature_samples,
+    )
+    artifact.model.noise_scale.fill_(1.0)
+    with FitDisplay() as display:
+        posterior, chosen = fit_calibrated_posterior(
+            artifact.model, recordings, settings, torch.device("cpu"), display
+        )
+        told = {
+            "prior_precision": chosen.prior_precision,
+            "prior_search": [list(pair) for pair in chosen.search],
+            **{k: artifact.metadata[k] for k in _OF_THE_WEIGHTS if k in artifact.metadata},
+        }
+        anew = measured_artifact(
+            artifact.model, posterior, recordings, settings.calibration_samples, told, display
+        )
+    replace(anew, regime=artifact.regime).save(arguments.out)
+    print(asdict(chosen))
+
+
+def prepared(artifact: MotionArtifact, arguments: argparse.Namespace) -> Recordings:
+    """Return the recordings of the artifact's fit, with its time offset."""
+
+    def read(bags: list[Path]) -> list[PreparedRecording]:
+        recordings = [prepare(open_streams(bag), arguments.cache) for bag in bags]
+        return [r.with_time_offset(artifact.time_offset_s) for r in recordings]
+
+    std_s = artifact.metadata.get("time_offset_std_s")
+    offset = CommonOffset(artifact.time_offset_s, std_s, len(arguments.train))
+    return Recordings(read(arguments.train), read(arguments.validation), offset, {})
+
+
+def parsed() -> argparse.Namespace:
+    """Return the command line's arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--train", type=Path, nargs="+", required=True)
+    parser.add_argument("--validation", type=Path, nargs="+", required=True)
+    parser.add_argument("--cache", type=Path, default=Path("out/posterior/frames"))
+    parser.add_argument("--curvature-samples", type=int, default=10_000)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
