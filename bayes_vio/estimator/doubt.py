@@ -66,6 +66,25 @@ class Doubt:
         return added
 
 
+class FadingMean:
+    """The mean of a value over time, in which what is past fades within ``memory_s``."""
+
+    def __init__(self, memory_s: float) -> None:
+        self._memory_s = memory_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all values."""
+        self._sum, self._weight = 0.0, 0.0
+
+    def add(self, value: float, dt_s: float) -> float:
+        """Return the mean after a value that held for dt_s; the first is its own mean."""
+        kept = float(np.exp(-dt_s / self._memory_s))
+        self._sum = kept * self._sum + (1 - kept) * value
+        self._weight = kept * self._weight + (1 - kept)
+        return self._sum / self._weight
+
+
 class Doubter:
     """Judge the inputs of successive intervals against what is usual (E-R1, E-R2).
 
@@ -85,6 +104,7 @@ class Doubter:
         self._still = StillCells(view_valid)
         self._specks = LensSpecks(view_valid)
         self._agreement = SensorAgreement(settings.agreement_memory_s, reliability.vibration_std)
+        self._distance = FadingMean(settings.unfamiliar_memory_s)
         self.reset()
 
     def reset(self) -> None:
@@ -92,6 +112,7 @@ class Doubter:
         self._still.reset()
         self._specks.reset()
         self._agreement.reset()
+        self._distance.reset()
         self._picture: NDArray[np.uint8] | None = None
         self._unasked_s = np.inf
         self._to_compare: tuple[GyroWindow, MotionInput] | None = None
@@ -140,7 +161,8 @@ class Doubter:
             causes += (Cause.IMAGE_UNFAMILIAR,)
         if blind > s.blind_share_max:
             causes += (Cause.VIEW_BLIND,)
-        beyond = max(distance - 1.0, 0.0)  # what is usual is in the calibrated noise
+        lasting = self._distance.add(distance, interval.dt_s)
+        beyond = max(lasting - 1.0, 0.0)  # what is usual is in the calibrated noise
         return s.unfamiliar_inflation * beyond + s.blind_inflation * blind, causes
 
     def _of_lens(self, interval: Interval) -> tuple[float, tuple[Cause, ...]]:

@@ -129,7 +129,8 @@ class EstimatorSettings:
 
     # Inputs unlike those of training and validation (see models.reliability): how the covariance
     # grows, and beyond what an interval is not nominal.
-    unfamiliar_inflation: float = 4.0  # at the distance that 5 % of validation exceeds
+    unfamiliar_inflation: float = 6.0  # per distance that 5 % of validation exceeds
+    unfamiliar_memory_s: float = 5.0  # one strange picture is not a strange street
     unfamiliar_distance: float = 4.0  # squared, in those units
     blind_inflation: float = 15.0  # times the blind share of the view
     blind_share_max: float = 0.1

@@ -12,7 +12,7 @@ from torch import nn
 
 from bayes_vio.data.frames import to_grid
 from bayes_vio.estimator import Estimator, TrackingState
-from bayes_vio.estimator.doubt import Doubt
+from bayes_vio.estimator.doubt import Doubt, FadingMean
 from bayes_vio.estimator.tracking import Cause
 from bayes_vio.models.agreement import camera_rotation
 from bayes_vio.models.reliability import Reliability, fit_picture, picture_statistics
@@ -143,6 +143,36 @@ def test_a_picture_unlike_those_of_training_widens_and_degrades(good):
     spoilt, _ = run(images=flat)
     assert "image_unfamiliar" in spoilt[-1].cause
     assert std(spoilt[-1], 0) > 1.5 * std(good[-1], 0)
+
+
+def test_one_strange_picture_is_not_a_strange_street(good):
+    flat = lambda image: (150 + (image.astype(int) - 150) // 5).astype(np.uint8)  # noqa: E731
+    once, _ = run(images=lambda k, image: flat(image) if k == 30 else image)
+    lasting, _ = run(images=lambda k, image: flat(image) if k >= 30 else image)
+    last = [std(run[-1], 0) / std(good[-1], 0) for run in (once, lasting)]
+    at_once = max(std(a, 0) / std(b, 0) for a, b in zip(once, good, strict=True))
+    assert any("image_unfamiliar" in e.cause for e in once)
+    assert last[0] < 1.02 * at_once
+    assert last[0] - 1 < 0.3 * (last[1] - 1)
+    assert at_once - 1 < 0.6 * (last[1] - 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 1e3), st.floats(1e-3, 20)), min_size=1, max_size=20),
+    st.floats(0.1, 100),
+)
+def test_a_fading_mean_is_the_exponentially_weighted_integral(held, memory_s):
+    mean, ago_s = FadingMean(memory_s), 0.0
+    for value, dt_s in held:
+        found = mean.add(value, dt_s)
+    weights = []
+    for _, dt_s in reversed(held):
+        weights.append(np.exp(-ago_s / memory_s) - np.exp(-(ago_s + dt_s) / memory_s))
+        ago_s += dt_s
+    values = [value for value, _ in reversed(held)]
+    assert found == pytest.approx(np.average(values, weights=weights), rel=1e-6, abs=1e-9)
+    assert FadingMean(memory_s).add(*held[0]) == pytest.approx(held[0][0])
 
 
 def test_a_gyro_that_contradicts_the_camera_widens_rotation_by_as_much(good):
