@@ -88,10 +88,10 @@ def regime(r: dict[str, Any]) -> list[str]:
         f"{100 * motion['metrics']['accuracy']:.1f} % of {motion['intervals']} motions are told "
         f"right (turning left {100 * motion['accuracy']['left']:.0f} %), "
         f"{100 * image['nominal_tracking']:.1f} % of nominal images count as such. Degradations "
-        "that training never showed, AUROC by one pair of images, and by a series of up to 60 "
-        "that moved (in brackets the share that is told):",
+        "that training never showed, AUROC by one pair of images, and by up to six "
+        "seconds of them that move (in brackets the share that is told):",
         "",
-        "| degradation | mutual information | entropy | noticed | over a series |",
+        "| degradation | mutual information | entropy | noticed | over seconds |",
         "|---|---|---|---|---|",
     ]
     series = r.get("specks_over_series", {})

@@ -1,9 +1,9 @@
 """Notice faint specks on the lens: spots of the view that change less than all around them.
 
 A half-transparent speck takes contrast from whatever passes behind it, and stays where it is. One
-pair of images hardly shows it, since plain road does as much; but over some tens of images that
-move, every cell below the horizon sees much the same, unless something is in front of it. (Cells
-that show nothing at all are ``blind_view``'s.)
+pair of images hardly shows it, since plain road does as much; but over some seconds in which the
+picture moves, every cell below the horizon sees much the same, unless something is in front of it.
+(Cells that show nothing at all are ``blind_view``'s.)
 
 The change c of a cell, |difference| of two successive images, counts over its neighbours', and the
 mean over time, smoothed by a Gaussian g of one cell, over what lies on either side of the cell:
@@ -33,7 +33,7 @@ _NOISE_CHANGE, _NOISE_SHARE = 1.0, 0.05
 _NEIGHBOURS, _PATCH = 9, 3  # cells
 _SIDES = ((0, 6), (6, 0), (4, 4), (4, -4))  # rows, columns to either side
 _BORDER = 6
-_IMAGES, _LONGEST = 30, 60  # that must have moved; over which is averaged
+_NEEDED_S, _AVERAGED_S = 3.0, 6.0  # in which the picture moves
 _FIRST_ROW = 2 * GRID_HEIGHT // 5  # somewhat above the horizon; what is in the sky may stay
 _SEEN = 0.99  # of a cell: one that is cut changes less
 _NONE = 1e-3  # of the neighbours are seen
@@ -59,19 +59,19 @@ class LensSpecks:
     def reset(self) -> None:
         """Forget all images."""
         self._change = np.zeros((GRID_HEIGHT, GRID_WIDTH), np.float32)
-        self._images = 0
+        self._moved_s = 0.0
         self._least: float | None = None
 
-    def add(self, earlier: NDArray[np.uint8], later: NDArray[np.uint8]) -> None:
-        """Take the gray levels [40, 128] of two successive images."""
+    def add(self, earlier: NDArray[np.uint8], later: NDArray[np.uint8], dt_s: float) -> None:
+        """Take the gray levels [40, 128] of two successive images, dt_s apart."""
         moved = moving_change(earlier, later, self._seen) if self._is_able else None
         if moved is None:
             return
         change = np.minimum(moved[0], _LARGEST_CHANGE) * self._weight
         change /= _mean(change, _NEIGHBOURS) / self._near + _NOISE_CHANGE
-        self._images += 1
-        self._change += (change - self._change) / min(self._images, _LONGEST)
-        if self._images >= _IMAGES:
+        self._moved_s += dt_s
+        self._change += min(dt_s / min(self._moved_s, _AVERAGED_S), 1.0) * (change - self._change)
+        if self._moved_s >= _NEEDED_S:
             told = self.relative_change()[_FIRST_ROW:][self._judged]
             rank = int(_LEAST_SHARE * len(told))
             self._least = float(np.partition(told, rank)[rank])
@@ -80,7 +80,7 @@ class LensSpecks:
     def least_change(self) -> float | None:
         """Return the relative change that a hundredth of the cells below the horizon stays below.
 
-        None before thirty images have moved, or where the camera hardly sees the road.
+        None before the picture has moved for three seconds, or where it hardly shows the road.
         """
         return self._least
 

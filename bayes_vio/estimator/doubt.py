@@ -151,7 +151,7 @@ class Doubter:
         levels = to_grid_levels(interval.view)
         if self._picture is not None:
             self._still.add(self._picture, levels)
-            self._specks.add(self._picture, levels)
+            self._specks.add(self._picture, levels, interval.dt_s)
         self._picture = levels
         statistics = picture_statistics(to_unit(levels)[None], self._view_valid)
         distance = float(usual.picture_distance(statistics)[0])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_vio.conventions import ANGULAR_RATE, LINEAR
+from bayes_vio.conventions import ANGULAR_RATE, LINEAR, NS_PER_S
 from bayes_vio.data.blind_view import StillCells, unseen_share
 from bayes_vio.data.dataset import MotionDataset, PreparedRecording
 from bayes_vio.data.frames import to_unit
@@ -107,9 +107,9 @@ def _still(recording: PreparedRecording) -> Array:
 def _least_changes(recording: PreparedRecording) -> Array:
     """Return the least changes [n] of the view's spots along the first images of a recording."""
     specks = LensSpecks(recording.frames.view_valid)
-    told = []
-    for earlier, later in pairwise(_first_levels(recording)):
-        specks.add(earlier, later)
+    dt_s, told = np.diff(recording.frame_stamp_ns) / NS_PER_S, []
+    for (earlier, later), elapsed_s in zip(pairwise(_first_levels(recording)), dt_s, strict=False):
+        specks.add(earlier, later, float(elapsed_s))
         told.append(specks.least_change)
     return np.array([least for least in told if least is not None])
 

@@ -34,10 +34,10 @@ def behind(cover: np.ndarray, images: np.ndarray, level: float = 60.0) -> np.nda
     return np.clip(np.rint(images * (1 - cover) + level * cover), 0, 255).astype(np.uint8)
 
 
-def shown(images: np.ndarray, specks: LensSpecks | None = None) -> LensSpecks:
+def shown(images: np.ndarray, specks: LensSpecks | None = None, dt_s: float = 0.1) -> LensSpecks:
     specks = specks or LensSpecks(SEEN)
     for earlier, later in pairwise(images):
-        specks.add(earlier, later)
+        specks.add(earlier, later, dt_s)
     return specks
 
 
@@ -80,12 +80,14 @@ def test_lanes_that_stay_where_they_are_on_a_straight_road_are_no_specks():
     assert specks < 0.6 < 0.68 < lanes
 
 
-def test_only_thirty_images_that_move_tell():
+def test_only_three_seconds_that_move_tell():
     images = behind(0.7 * discs(3), pictures(40))
     assert shown(images[:30]).least_change is None
-    told = shown(images[:31])
+    assert shown(images[:32], dt_s=0.05).least_change is None
+    assert least(shown(images[:12], dt_s=0.5)) < 0.7
+    told = shown(images[:32])
     before = least(told)
-    resting = np.stack([images[30]] * 40)
+    resting = np.stack([images[31]] * 40)
     assert least(shown(resting, told)) == before
     waiting = LensSpecks(SEEN)
     assert shown(np.concatenate([images[:20], resting]), waiting).least_change is None
@@ -100,7 +102,7 @@ def test_a_reset_forgets_and_a_cleaned_lens_is_noticed():
     specks.reset()
     assert specks.least_change is None
     assert shown(clean[:20], specks).least_change is None
-    assert least(shown(clean[20:50], specks)) > ALL_ALIKE
+    assert least(shown(clean[20:52], specks)) > ALL_ALIKE
 
 
 def test_what_the_camera_does_not_see_is_no_speck():
