@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from image_nets import Residual
-from ood import Sets, Study, parser, picture, results_of, sparse_options, trained, write
+from ood import Sets, Study, parser, record, sparse_options, trained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -142,13 +142,11 @@ def main() -> None:
         "ensemble": {"members": arguments.members},
     }
     study = Study(sets, network, training, options, arguments.work)
-    rows, predictions = study.compared(arguments.methods)
     n_weights = sum(p.numel() for p in network.parameters())
     names = ("train", "validation", "search", "epochs", "curvature", "rank", "members")
     counts = {n: getattr(arguments, n) for n in names}
     name = f"ResNet-8, {n_weights} weights"
-    write(results_of(study, rows, network=name, **counts), arguments.out)
-    picture(predictions, sets, arguments.out)
+    record(study, arguments, METHODS, network=name, **counts)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import mnist_ood
 import torch
-from ood import Study, parser, picture, results_of, trained, write
+from ood import Study, parser, record, trained
 from torch import Tensor, nn
 
 from bayes_vio.classification import TrainingSettings
@@ -86,12 +86,10 @@ def compare(arguments: argparse.Namespace) -> None:
     network = trained(make, sets, training, arguments.work)
     options = {"ella": {"n_points": arguments.points, "n_eigen": 20}}
     study = Study(sets, network, training, options, arguments.work)
-    rows, predictions = study.compared(arguments.methods)
     n_weights = sum(p.numel() for p in network.parameters())
     counts = {n: getattr(arguments, n) for n in ("train", "epochs", "curvature", "search")}
     name = f"ViT of {arguments.layers} layers, {n_weights} weights"
-    write(results_of(study, rows, network=name, **counts), arguments.out)
-    picture(predictions, sets, arguments.out, METHODS)
+    record(study, arguments, METHODS, METHODS, network=name, **counts)
 
 
 if __name__ == "__main__":

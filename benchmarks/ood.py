@@ -36,6 +36,8 @@ BATCH_SIZE = 500
 PRIOR = PriorChoice.VALIDATION_NLL_JOINT
 # What INF may store over what the diagonal of the same weights does.
 STORAGE = 1.3
+# What a method is called whose storage is that of the native diagonal, whatever its format.
+WIDE = "_wide"
 # The sets of predictions by name; that of the test images comes first.
 Predictions = dict[str, ClassPrediction]
 
@@ -71,7 +73,8 @@ class Sets:
 class Study:
     """What methods are compared on, and how; ``options`` are methods' own settings.
 
-    Methods go by name; a name may end in a number format, as "inf_float8".
+    Methods go by name; a name may end in a number format, as "inf_float8", and in "_wide" where
+    its rank is what the storage asked of the native format leaves.
     """
 
     sets: Sets
@@ -141,7 +144,7 @@ class Study:
 
 def parted(name: str) -> tuple[Method, NumberFormat]:
     """Return the method and the number format of a name such as "inf_float8"."""
-    method, _, last = name.rpartition("_")
+    method, _, last = name.removesuffix(WIDE).rpartition("_")
     formats = {f.value: f for f in NumberFormat}
     return (
         (Method(method), formats[last]) if last in formats else (Method(name), formats["native"])
@@ -165,13 +168,14 @@ def sparse_options(network: nn.Module, rank: int) -> dict[str, Any]:
     return {"rank": rank, "max_bytes": int(STORAGE * parameter_bytes(network))}
 
 
-def compact_options(network: nn.Module, rank: int) -> dict[str, Any]:
-    """Return the settings of INF in float8, stored within STORAGE times a diagonal in bfloat16.
+def compact_options(network: nn.Module, rank: int, diagonal_bytes: int = 2) -> dict[str, Any]:
+    """Return the settings of INF in float8, stored within STORAGE times another diagonal.
 
-    The diagonal takes a byte a number where that one takes two, and numbers of the low rank take
-    two bytes; a thirtieth of what is left is for the diagonal's scales.
+    diagonal_bytes: what a number of that one takes, 2 in bfloat16, 4 in float32; INF's own take
+    one. Numbers of the low rank take two bytes; a thirtieth of what is left is for the diagonal's
+    scales.
     """
-    low_rank = (STORAGE * 2 - 1) / 2 * (1 - 1 / 30)
+    low_rank = (STORAGE * diagonal_bytes - 1) / 2 * (1 - 1 / 30)
     return {"rank": rank, "max_bytes": int((1 + low_rank) * parameter_bytes(network))}
 
 
@@ -198,11 +202,12 @@ def verdict(
 ) -> dict[str, bool]:
     """Return what the sparse information form is expected to reach, and whether it does.
 
-    Where it is in float8, the diagonal that its storage is compared with is one in bfloat16.
+    Where it is in float8, the diagonal that its storage is compared with is one in bfloat16,
+    unless it was given what a native one takes.
     """
     auroc = {n: row[score.value]["mean_auroc"] for n, row in rows.items()}
     inf, point = rows[name], rows["map"]
-    is_native = parted(name)[1] is NumberFormat.NATIVE
+    is_native = parted(name)[1] is NumberFormat.NATIVE or name.endswith(WIDE)
     diagonal, shown = rows["diagonal"]["posterior_bytes"], "diagonal's"
     if not is_native:
         diagonal, shown = diagonal / 2, "a bfloat16 diagonal's"
@@ -231,9 +236,43 @@ def results_of(study: Study, rows: dict[str, Any], **settings: Any) -> dict[str,
     }
     if {"inf", "map", "diagonal", "last_layer", "kfac", "efb"} <= set(rows):
         results["verdict"] = verdict(rows)
-        if "inf_float8" in rows:
-            results["verdict_float8"] = verdict(rows, "inf_float8")
+        for variant in ("float8", f"float8{WIDE}"):
+            if f"inf_{variant}" in rows:
+                results[f"verdict_{variant}"] = verdict(rows, f"inf_{variant}")
     return results
+
+
+def record(
+    study: Study,
+    arguments: argparse.Namespace,
+    order: Sequence[str],
+    pictured: Sequence[str] = PICTURED,
+    **settings: Any,
+) -> None:
+    """Compare the methods that a command line names; write their figures, and draw them.
+
+    With --join the other methods keep the rows that are written, and the pictures stay.
+    """
+    rows, predictions = study.compared(arguments.methods)
+    results = results_of(study, rows, **settings)
+    if arguments.join:
+        rows = joined(results, json.loads(arguments.out.read_text()), order)
+        write(results_of(study, rows, **settings), arguments.out)
+        return
+    write(results, arguments.out)
+    picture(predictions, study.sets, arguments.out, pictured)
+
+
+def joined(results: dict[str, Any], known: dict[str, Any], order: Sequence[str]) -> dict[str, Any]:
+    """Return the rows of an earlier run with those of a new one in their places.
+
+    Raises ValueError where the earlier run had other settings.
+    """
+    for key in results.keys() - {"date", "methods"}:
+        if not key.startswith("verdict") and known.get(key) != results[key]:
+            raise ValueError(f"the recorded {key} is {known.get(key)}, not {results[key]}")
+    rows = known["methods"] | results["methods"]
+    return {name: rows[name] for name in order if name in rows}
 
 
 def table(rows: dict[str, Any]) -> str:
@@ -283,4 +322,5 @@ def parser(description: str | None, methods: Sequence[str], out: Path) -> argpar
     found.add_argument("--methods", nargs="+", default=methods)
     found.add_argument("--work", type=Path, help="keep the network and every method's results")
     found.add_argument("--out", type=Path, default=out)
+    found.add_argument("--join", action="store_true", help="keep --out's rows of other methods")
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ood import STORAGE, compact_options, parted, sparse_options
+from ood import STORAGE, compact_options, joined, parted, sparse_options
 
 from bayes_vio.choices import NumberFormat
 from bayes_vio.classification import Method
@@ -40,6 +40,7 @@ def write_images(folder: Path) -> None:
 
 def test_a_name_may_end_in_a_number_format():
     assert parted("inf_float8") == (Method.INF, NumberFormat.FLOAT8)
+    assert parted("inf_float8_wide") == (Method.INF, NumberFormat.FLOAT8)
     assert parted("last_layer") == (Method.LAST_LAYER, NumberFormat.NATIVE)
     with pytest.raises(ValueError, match="float9"):
         parted("inf_float9")
@@ -58,6 +59,18 @@ def test_storage_stays_within_what_is_asked():
     assert 1.2 * diagonal < native <= STORAGE * diagonal
     compact = fitted("inf", **compact_options(network, 1000)).with_number_format("float8").nbytes
     assert diagonal / 2 < compact <= STORAGE * diagonal / 2
+    options = compact_options(network, 1500, diagonal_bytes=4)
+    wide = fitted("inf", **options).with_number_format("float8").nbytes
+    assert 1.05 * compact < wide <= STORAGE * diagonal
+
+
+def test_rows_of_one_run_join_those_of_another_with_the_same_settings():
+    known = {"date": "a", "train": 10, "methods": {"map": 1, "kfac": 2}, "verdict": {}}
+    new = {"date": "b", "train": 10, "methods": {"kfac": 3, "inf": 4}}
+    order = ("map", "inf", "efb", "kfac")
+    assert list(joined(new, known, order).items()) == [("map", 1), ("inf", 4), ("kfac", 3)]
+    with pytest.raises(ValueError, match="train is 20, not 10"):
+        joined(new, known | {"train": 20}, order)
 
 
 @pytest.mark.slow
