@@ -41,8 +41,8 @@ RANK = 200
 # In float8, where storage bounds the ranks of all layers together, the largest of one layer: its
 # square is what predictions work with.
 COMPACT_RANK = 1500
-# The same within 1.3 native diagonals: time bounds it before storage does (to fill that takes a rank
-# of some 11 000: matrices of a gigabyte, and hours).
+# The same within 1.3 native diagonals: time bounds it before storage does (to fill that takes a
+# rank of some 11 000: matrices of a gigabyte, and hours).
 WIDE_RANK = 2500
 
 
