@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.data.flow_yaw import rotation_from_flow
 from bayes_vio.data.frame_table import FrameTable, ProgressCallback, measure_frames
+from bayes_vio.data.reference_jumps import spans_jump
 from bayes_vio.data.samples import (
     IMU_BINS,
     CameraModel,
@@ -238,10 +239,12 @@ def _cut_samples(recording: PreparedRecording) -> tuple[Samples, dict[str, int]]
         stream = recording.imu
         imu, imu_valid = imu_bins_many(stream.stamp_ns, stream.samples, *window.T)
         has_imu = np.asarray(imu_valid.any(1))
-    target, has_target = np.full((n, 6), np.nan, np.float32), np.ones(n, bool)
+    target, known, true = np.full((n, 6), np.nan, np.float32), np.ones(n, bool), np.ones(n, bool)
     if recording.reference is not None:
-        has_target = np.asarray(recording.reference_ok[pairs].all(1))
+        known = np.asarray(recording.reference_ok[pairs].all(1))
+        true = ~spans_jump(recording.reference, *stamps.T)
         target = _increments(recording.T_world_base, pairs)
+    has_target = known & true
     samples = Samples(
         pair=np.arange(n),
         stride=pairs[:, 1] - pairs[:, 0],
@@ -251,7 +254,8 @@ def _cut_samples(recording: PreparedRecording) -> tuple[Samples, dict[str, int]]
         target=target,
     )
     counts = {
-        "samples: no reference": np.count_nonzero(~has_target),
+        "samples: no reference": np.count_nonzero(~known),
+        "samples: the reference jumps": np.count_nonzero(known & ~true),
         "samples: no IMU window": np.count_nonzero(has_target & ~has_imu),
     }
     return samples.where(has_target & has_imu), {k: int(v) for k, v in counts.items() if v}

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from bayes_vio.conventions import ANGULAR, NS_PER_S
 from bayes_vio.data.clock_alignment import Gyro, OffsetSearch, Turns
+from bayes_vio.data.reference_jumps import spans_jump
 from bayes_vio.data.samples import ImuStream, ReferenceStream, TimeOffset
 from bayes_vio.geometry import se3
 
@@ -54,11 +55,15 @@ def pose_at(
 def increments_between(
     reference: ReferenceStream, start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return Log(T_start_end) [m, 6] of base_link (m, rad) over intervals, and ok [m]."""
+    """Return Log(T_start_end) [m, 6] of base_link (m, rad) over intervals, and ok [m].
+
+    ok is False where an end is unknown (`pose_at`), and where the reference jumps in between.
+    """
     T_start, ok_start = pose_at(reference, start_ns)
     T_end, ok_end = pose_at(reference, end_ns)
     T_start, T_end = torch.from_numpy(T_start), torch.from_numpy(T_end)
-    return se3.log(se3.inverse(T_start) @ T_end).numpy(), ok_start & ok_end
+    ok = ok_start & ok_end & ~spans_jump(reference, start_ns, end_ns)
+    return se3.log(se3.inverse(T_start) @ T_end).numpy(), ok
 
 
 def estimate_time_offset(

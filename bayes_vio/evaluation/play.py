@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_vio.conventions import ANGULAR_RATE, NS_PER_S, SPECIFIC_FORCE
+from bayes_vio.data.reference_jumps import jumps, spans_jump
 from bayes_vio.data.samples import Extrinsics, ImuStream, ReferenceStream, Streams
 from bayes_vio.data.sync import pose_at
 from bayes_vio.estimator import Estimator, MotionEstimate
-from bayes_vio.evaluation.run import Run
+from bayes_vio.evaluation.run import REFERENCE_JUMPS, Run
 
 # IMU samples this long after the last image still belong to it; later ones would only tell an
 # estimator that waits for images that the camera has stopped.
@@ -113,7 +114,7 @@ def estimates(estimator: Estimator, stream: Iterator[Event]) -> Iterator[Played]
 def collect(
     name: str, played: list[Played], reference: ReferenceStream, counters: dict[str, int]
 ) -> Run:
-    """Return the estimates whose interval the reference covers; ValueError if there are none."""
+    """Return the estimates whose interval the reference tells; ValueError if there are none."""
     if not played:
         raise ValueError(f"{name} gave no estimate: {counters or 'nothing was counted'}.")
     said = [p.estimate for p in played]
@@ -121,13 +122,16 @@ def collect(
     stamp_ns = np.array([e.stamp_ns for e in said], np.int64)
     T_earlier, earlier_known = pose_at(reference, earlier_ns)
     T_later, later_known = pose_at(reference, stamp_ns)
-    known = earlier_known & later_known
+    true = ~spans_jump(reference, earlier_ns, stamp_ns)
+    known = earlier_known & later_known & true
+    if jumped := int(jumps(reference).sum()):
+        counters = counters | {REFERENCE_JUMPS: jumped}
     if not known.any():
         raise ValueError(
             f"{name} gave {len(said)} estimates, from {earlier_ns[0]} to {stamp_ns[-1]} ns, and "
             f"no reference for any (it runs from {reference.stamp_ns[0]} to "
             f"{reference.stamp_ns[-1]} ns): check that one clock stamps both, and that the "
-            "reference has no gaps above 0.5 s."
+            "reference has no gaps above 0.5 s and does not jump."
         )
     return Run(
         name=name,

@@ -53,7 +53,7 @@ from bayes_vio.conventions import ROT_Z
 from bayes_vio.evaluation import calibration, trajectory, verdict
 from bayes_vio.evaluation.calibration import Errors
 from bayes_vio.evaluation.horizons import HORIZONS_FRAMES, window_errors
-from bayes_vio.evaluation.run import Run
+from bayes_vio.evaluation.run import REFERENCE_JUMPS, Run
 from bayes_vio.filters import consistency
 from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
 from bayes_vio.whole_files import write_whole
@@ -110,7 +110,7 @@ def _recording(run: Run, by_horizon: dict[str, Errors]) -> dict:
         "duration_s": float(run.time_s[-1]),
         "path_length_m": float(trajectory.path_length(true)[-1]),
         "horizons": {key: _measures(errors) for key, errors in by_horizon.items()},
-        "drift": trajectory.drift(estimated, true),
+        "drift": _drift(run, estimated, true),
         "absolute_error": trajectory.absolute_error(estimated, true),
         "odometry": _odometry(run),
         "states": _states(run, by_horizon["1"]),
@@ -119,6 +119,14 @@ def _recording(run: Run, by_horizon: dict[str, Errors]) -> dict:
     }
     tracking = recording["states"].get("tracking", {}).get("share", 0.0)
     return _headed(recording, recording["horizons"]["1"]["judgement"], tracking)
+
+
+def _drift(run: Run, estimated: NDArray[np.float64], true: NDArray[np.float64]) -> dict:
+    drift, jumped = trajectory.drift(estimated, true), run.counters.get(REFERENCE_JUMPS)
+    if not jumped:
+        return drift
+    told = f"The reference jumps ({jumped} intervals): drift and absolute error hold its jumps."
+    return drift | {"note": f"{drift['note']} {told}".strip()}
 
 
 def _headed(part: dict, judgement: dict, tracking_share: float) -> dict:

@@ -13,6 +13,9 @@ from bayes_vio.evaluation.calibration import Errors
 
 Array = NDArray[np.float64]
 
+# A counter: neighbouring poses of the reference between which it tells no motion.
+REFERENCE_JUMPS = "recording: reference: jumps"
+
 
 @dataclass(frozen=True)
 class Run:

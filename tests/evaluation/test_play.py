@@ -110,6 +110,15 @@ def test_run_pairs_estimates_with_the_reference_at_their_stamps():
     assert set(run.state) == {"tracking"}
 
 
+def test_an_estimate_over_a_jump_of_the_reference_is_not_judged():
+    streams = recording()
+    streams.reference.T_world_base[5:, 0, 3] += 30.0
+    run = play(Recorder(), streams)
+    assert run.stamp_ns.tolist() == np.delete(streams.image_stamp_ns[2:], 4).tolist()
+    assert run.unreferenced == 2
+    assert run.counters["recording: reference: jumps"] == 1
+
+
 def test_compute_time_includes_the_image_that_was_fed_before(monkeypatch):
     clock = iter(np.arange(0, 10_000, 1.0))
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))

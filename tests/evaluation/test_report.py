@@ -169,6 +169,12 @@ def test_a_short_recording_leaves_what_it_cannot_tell_null():
     assert "Too few" in render(described, [synthetic_run(9)])
 
 
+def test_drift_over_a_reference_that_jumps_says_so(runs):
+    jumped = replace(runs[0], counters={"recording: reference: jumps": 3})
+    (recording,) = report.describe([jumped], {}, 10.0, [{}])["recordings"]
+    assert "The reference jumps (3 intervals)" in recording["drift"]["note"]
+
+
 def test_infinite_correlation_time_is_taken():
     assert report.describe([synthetic_run(120, epistemic=0.2)], {}, math.inf)
 
