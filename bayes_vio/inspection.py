@@ -207,5 +207,7 @@ def _percent(value: float | None) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        # Names are wrapped where the terminal is narrow: cut off, layers look alike.
+        first: dict[str, Any] = {"justify": "left", "overflow": "fold", "min_width": 12}
+        table.add_column(column, **(first if i == 0 else {"justify": "right"}))
     return table

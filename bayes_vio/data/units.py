@@ -76,6 +76,11 @@ def _check_specific_force(where: str, imu: ImuStream) -> None:
                 f"{unit}: multiply it by {1 / factor:.5g} to give m/s^2"
             )
     low, high = _FORCE_RANGE_M_S2
+    if force == 0:
+        raise BagError(
+            f"{where}: the IMU's specific force is exactly 0, so the accelerometer measures "
+            'nothing: mend its driver, or leave the IMU out with --imu-topic ""'
+        )
     if force < low:
         raise BagError(
             f"{where}: the IMU's specific force is {force:.3g} m/s^2 in the median, so gravity "
@@ -132,13 +137,19 @@ def check_yaw_rate(
 ) -> None:
     """Compare the gyro with yaw increments [m] (rad) over consecutive intervals of a source.
 
-    Raises BagError where the gyro follows them 57.3 times too large, or with the wrong sign.
+    Raises BagError where the gyro follows them 57.3 times too large, or with the wrong sign, or
+    says one and the same while they turn.
     Intervals may leave gaps; a time offset of a few tenths of a second does no harm.
     """
     windows = _common_turns(imu, start_ns, end_ns, yaw)
     if windows is None:
         return
     turned, gyro = windows
+    if not np.ptp(imu.samples[:, ANGULAR_RATE], axis=0).any():
+        raise BagError(
+            f"{where}: the gyro says the same in all {len(imu.samples)} samples while {source} "
+            'turns: mend its driver, or leave the IMU out with --imu-topic ""'
+        )
     power = float(turned @ turned)
     factor = float(turned @ gyro) / power
     correlation = factor * np.sqrt(power / max(float(gyro @ gyro), 1e-30))

@@ -96,6 +96,20 @@ def test_gyro_of_the_wrong_sign():
         check_units("bag", scaled(imu_of(Drive()), rate=-1.0), reference_of(Drive()))
 
 
+def test_sensors_that_measure_nothing():
+    """Drivers fill in zeros for what a sensor does not have."""
+    drive = Drive()
+    for part, told in ((slice(0, 3), "accelerometer measures nothing"), (slice(3, 6), "all 900")):
+        imu = imu_of(drive, noise=0.01)
+        imu.samples[:, part] = 0.0
+        with pytest.raises(BagError, match=told):
+            check_units("bag", imu, reference_of(drive))
+    still = Drive(amplitude=0, speed_m_s=0)  # a simulated gyro without noise may be constant there
+    imu = imu_of(still, noise=0.02)
+    imu.samples[:, 3:] = 0.0
+    check_units("bag", imu, reference_of(still))
+
+
 def test_gyro_with_a_reference_that_has_gaps():
     drive = Drive(duration_s=20)
     whole, seconds = reference_of(drive), reference_of(drive).stamp_ns / NS_PER_S % 10
