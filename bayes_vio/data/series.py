@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.data.messages import BagError
-from bayes_vio.data.stamp_order import CLOCK_SET, stamp_faults
+from bayes_vio.data.stamp_order import CLOCK_SET, Cause, stamp_faults
 
 # Beyond any position on Earth (m) and any sensor: such numbers only come of damage.
 _LARGEST_VALUE = 1e9
@@ -66,16 +66,18 @@ class Series:
         log_ns = np.array(self._log_stamps, dtype=np.int64)
         first_ns, last_ns = logged_ns or (log_ns.min(), log_ns.max())
         causes = _causes(stamp_ns, rows, (first_ns <= log_ns) & (log_ns <= last_ns))
+        present = np.bincount(causes, minlength=len(Cause))
         counts = {
-            f"{self._name}: {cause}": int(np.count_nonzero(causes == cause))
-            for cause in np.unique(causes[causes != ""])
+            f"{self._name}: {cause.text}": int(present[cause])
+            for cause in Cause
+            if present[cause] and cause is not Cause.NONE
         }
-        kept = causes == ""
-        useless = np.count_nonzero(~np.isin(causes, ("", *CLOCK_SET)))
+        kept = causes == Cause.NONE
+        useless = len(kept) - sum(present[cause] for cause in (Cause.NONE, *CLOCK_SET))
         if 2 * useless > len(kept) or not kept.any():
             told = ", ".join(f"{n} x {cause}" for cause, n in counts.items())
             raise BagError(
-                f"{self._where}: {len(kept) - np.count_nonzero(kept)} of {len(kept)} messages "
+                f"{self._where}: {len(kept) - present[Cause.NONE]} of {len(kept)} messages "
                 f"cannot be used: {told}"
             )
         dropped |= counts
@@ -102,17 +104,17 @@ class Series:
 
 def _causes(
     stamp_ns: NDArray[np.int64], rows: NDArray[np.float64], wanted: NDArray[np.bool_]
-) -> NDArray[np.str_]:
-    """Return why each message is left out [n], "" where it stays; wanted: as `stamp_faults`."""
-    causes = np.full(len(stamp_ns), "", dtype="<U24")
-    causes[stamp_ns == 0] = "zero stamp"
+) -> NDArray[np.uint8]:
+    """Return the Cause by which each message [n] is left out; wanted: as `stamp_faults`."""
+    causes = np.full(len(stamp_ns), Cause.NONE, dtype=np.uint8)
+    causes[stamp_ns == 0] = Cause.ZERO_STAMP
     finite = np.asarray(np.isfinite(rows).all(axis=1))
     absurd = np.abs(np.where(finite[:, None], rows, 0)).max(axis=1, initial=0) > _LARGEST_VALUE
     if rows.shape[1] == 7:  # position and quaternion
         quaternion = np.where((finite & ~absurd)[:, None], rows[:, 3:], 1)
-        causes[np.linalg.norm(quaternion, axis=1) < 0.5] = "no rotation"
-    causes[absurd] = "absurd value"
-    causes[~finite] = "not finite"
-    usable = np.flatnonzero(causes == "")
+        causes[np.linalg.norm(quaternion, axis=1) < 0.5] = Cause.NO_ROTATION
+    causes[absurd] = Cause.ABSURD_VALUE
+    causes[~finite] = Cause.NOT_FINITE
+    usable = np.flatnonzero(causes == Cause.NONE)
     causes[usable] = stamp_faults(stamp_ns[usable], wanted[usable])
     return causes

@@ -6,6 +6,7 @@ A live node has to judge a stamp by those before it; a recording also tells how 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from itertools import pairwise
 
 import numpy as np
@@ -15,12 +16,28 @@ from bayes_vio.conventions import NS_PER_S
 
 Stamps = NDArray[np.int64]
 
-DUPLICATE = "duplicate stamp"
-BACKWARD = "backward stamp"
-STRAY = "stray stamp"
-BEFORE_SET = "before the clock was set"
-AFTER_SET = "after the clock was set"
-CLOCK_SET = (BEFORE_SET, AFTER_SET)
+
+class Cause(IntEnum):
+    """Why a message is left out; a byte each, since a long recording has many."""
+
+    NONE = 0
+    NOT_FINITE = 1
+    ABSURD_VALUE = 2
+    NO_ROTATION = 3
+    ZERO_STAMP = 4
+    DUPLICATE_STAMP = 5
+    BACKWARD_STAMP = 6
+    STRAY_STAMP = 7
+    BEFORE_THE_CLOCK_WAS_SET = 8
+    AFTER_THE_CLOCK_WAS_SET = 9
+
+    @property
+    def text(self) -> str:
+        """The cause in words."""
+        return self.name.lower().replace("_", " ")
+
+
+CLOCK_SET = (Cause.BEFORE_THE_CLOCK_WAS_SET, Cause.AFTER_THE_CLOCK_WAS_SET)
 
 # So few messages of another time say nothing about the clock; more are one that was set.
 _FEW = 3
@@ -72,15 +89,15 @@ class _Stretch:
             count -= min(count, end - start)
 
 
-def stamp_faults(stamp_ns: Stamps, wanted: NDArray[np.bool_] | None = None) -> NDArray[np.str_]:
-    """Return what is wrong with each stamp of a stream [n], in order of logging; "" for nothing.
+def stamp_faults(stamp_ns: Stamps, wanted: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    """Return the Cause by which each message of a stream [n], in order of logging, is left out.
 
     Where two stretches overlap the fewer messages are at fault. Where many overlap by more than a
     second, or a day passes between two messages, the clock was set, and what is then called
     right is the stretch on one clock that holds most of the messages ``wanted`` [n] (None: all).
     Stamps without fault rise strictly.
     """
-    faults = np.full(len(stamp_ns), "", dtype="<U24")
+    faults = np.full(len(stamp_ns), Cause.NONE, dtype=np.uint8)
     if not len(stamp_ns):
         return faults
     step_ns = np.diff(stamp_ns)
@@ -93,11 +110,11 @@ def stamp_faults(stamp_ns: Stamps, wanted: NDArray[np.bool_] | None = None) -> N
     kept = max(range(len(stretches)), key=lambda k: stretches[k].count_of(wanted))
     is_kept = np.zeros(len(stamp_ns), dtype=bool)
     for k, stretch in enumerate(stretches):
-        cause = STRAY if stretch.count <= _FEW else BEFORE_SET if k < kept else AFTER_SET
+        cause = Cause.STRAY_STAMP if stretch.count <= _FEW else CLOCK_SET[k > kept]
         for start, end in stretch.ranges:
             is_kept[start:end] = k == kept
-            faults[start:end] = "" if k == kept else cause
-    faults[~is_kept & (faults == "")] = STRAY
+            faults[start:end] = Cause.NONE if k == kept else cause
+    faults[~is_kept & (faults == Cause.NONE)] = Cause.STRAY_STAMP
     return faults
 
 
@@ -111,7 +128,7 @@ def _leave_strays(stretches: list[_Stretch], stamp_ns: Stamps, start: int) -> No
 
 
 def _go_on(
-    stretches: list[_Stretch], stamp_ns: Stamps, start: int, end: int, faults: NDArray[np.str_]
+    stretches: list[_Stretch], stamp_ns: Stamps, start: int, end: int, faults: NDArray[np.uint8]
 ) -> None:
     """Add the rising stamps of [start, end) to the last stretch, or begin another with them."""
     stretch = stretches[-1]
@@ -131,6 +148,7 @@ def _go_on(
         stretch.drop_last(old)
         new = 0
     dropped = stamp_ns[start : start + new]
-    faults[start : start + new] = np.where(dropped == last_ns, DUPLICATE, BACKWARD)
+    repeated = dropped == last_ns
+    faults[start : start + new] = np.where(repeated, Cause.DUPLICATE_STAMP, Cause.BACKWARD_STAMP)
     if start + new < end:
         stretch.add(start + new, end)

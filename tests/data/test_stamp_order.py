@@ -8,29 +8,24 @@ from hypothesis import strategies as st
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.data.bag_writer import BagWriter
 from bayes_vio.data.bags import open_streams
-from bayes_vio.data.stamp_order import (
-    AFTER_SET,
-    BACKWARD,
-    BEFORE_SET,
-    DUPLICATE,
-    STRAY,
-    stamp_faults,
-)
+from bayes_vio.data.stamp_order import CLOCK_SET, Cause, stamp_faults
 from tests.data.bag_cases import GRAY, mounted
 from tests.data.drives import START_NS
 
 DAY_S = 86_400
+DUPLICATE, BACKWARD, STRAY = Cause.DUPLICATE_STAMP, Cause.BACKWARD_STAMP, Cause.STRAY_STAMP
+BEFORE_SET, AFTER_SET = CLOCK_SET
 
 
 def regular(n: int = 200) -> np.ndarray:
     return START_NS + np.arange(n) * (NS_PER_S // 10)
 
 
-def told(stamp_ns: np.ndarray) -> dict[str, list[int]]:
+def told(stamp_ns: np.ndarray) -> dict[Cause, list[int]]:
     """Return the indices at fault by cause; what is left must rise."""
     faults = stamp_faults(stamp_ns)
-    assert (np.diff(stamp_ns[faults == ""]) > 0).all()
-    return {str(c): np.flatnonzero(faults == c).tolist() for c in np.unique(faults) if c}
+    assert (np.diff(stamp_ns[faults == Cause.NONE]) > 0).all()
+    return {Cause(c): np.flatnonzero(faults == c).tolist() for c in np.unique(faults) if c}
 
 
 def test_a_sound_stream_has_no_faults_pauses_included():
@@ -81,7 +76,7 @@ def test_of_a_clock_that_was_set_the_wanted_part_stays():
     stamps[60:] -= 5 * NS_PER_S
     wanted = np.arange(200) < 40
     faults = stamp_faults(stamps, wanted)
-    assert np.flatnonzero(faults == "").tolist() == list(range(60))
+    assert np.flatnonzero(faults == Cause.NONE).tolist() == list(range(60))
 
 
 def test_a_stray_message_does_not_hide_that_the_clock_was_set():
@@ -94,7 +89,7 @@ def test_a_stray_message_does_not_hide_that_the_clock_was_set():
 @given(st.lists(st.integers(0, 2**62), max_size=60))
 def test_any_stamps_are_left_rising(stamps):
     faults = stamp_faults(np.array(stamps, dtype=np.int64))
-    kept = np.array(stamps, dtype=np.int64)[faults == ""]
+    kept = np.array(stamps, dtype=np.int64)[faults == Cause.NONE]
     assert (np.diff(kept) > 0).all()
     assert len(kept) or not stamps
 
