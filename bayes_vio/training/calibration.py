@@ -108,11 +108,10 @@ def score(posterior: Posterior, batches: Batches) -> ValidationScore:
 def calibrate(
     posterior: Posterior, unseen: Batches, seen: Batches, prior_precisions: Sequence[float]
 ) -> Calibration:
-    """Return prior precision and noise scale, by batches of validation and of training.
+    """Return the best (prior precision, noise scale) by batches of validation and of training.
 
-    Of the prior precisions whose likelihood on validation is within one standard error of the
-    best, the weakest: a choice that data do not make is the prior's to make, and the weakest
-    claims least. What single increments do not tell adds up over a drive.
+    The search is told without what the noise scale's own prior costs: that is no reason for
+    another prior precision.
 
     Raises ValueError when the best noise scale stands at its upper bound of e^3: then the noise
     does not carry over to validation, and no scale mends that. (At the lower one the covariance is
@@ -122,27 +121,12 @@ def calibrate(
     if not posteriors:
         raise ValueError("no prior precision to choose from")
     residuals = _residuals(posteriors, unseen)
-    nll = [_nll(each, fit_noise_scale(each)[0]) for each in residuals]
-    search = tuple(zip(prior_precisions, [float(each.mean()) for each in nll], strict=True))
-    index = _weakest_of_equals(prior_precisions, nll)
+    losses = [_nll(each, fit_noise_scale(each)[0]) for each in residuals]
+    search = tuple(zip(prior_precisions, losses, strict=True))
+    index = min(range(len(losses)), key=losses.__getitem__)
     (of_seen,) = _residuals([posteriors[index]], seen)
     scale, nll = noise_scale_for_new_drives(residuals[index], of_seen)
     return Calibration(prior_precisions[index], scale, nll, search)
-
-
-def _weakest_of_equals(prior_precisions: Sequence[float], nll: Sequence[Tensor]) -> int:
-    """Return the index of the weakest prior that the data do not tell from the best.
-
-    nll: [n] of every prior precision. The error is that of the mean of paired differences.
-    """
-    best = min(nll, key=lambda each: float(each.mean()))
-    independent = _independent_errors(len(best))
-
-    def equal(index: int) -> bool:
-        worse = nll[index] - best
-        return float(worse.mean()) <= float(worse.std(correction=0)) / independent**0.5
-
-    return min(filter(equal, range(len(nll))), key=prior_precisions.__getitem__)
 
 
 def calibrate_noise(posterior: Posterior, unseen: Batches, seen: Batches) -> tuple[Tensor, float]:
@@ -161,16 +145,12 @@ def noise_scale_for_new_drives(unseen: Residuals, seen: Residuals) -> tuple[Tens
     """
     scale = _widest_scale(unseen, seen)
     _check_scale(scale)
-    return scale, float(_nll(unseen, scale).mean())
+    return scale, _nll(unseen, scale)
 
 
-def _nll(residuals: Residuals, scale: Tensor) -> Tensor:
+def _nll(residuals: Residuals, scale: Tensor) -> float:
     cov = residuals.epistemic_cov + scale[:, None] * residuals.noise_cov * scale
-    return gaussian_cov_nll(residuals.error, cov)
-
-
-def _independent_errors(frames: int) -> float:
-    return max(1.0, frames / _FRAMES_PER_INDEPENDENT_ERROR)
+    return float(gaussian_cov_nll(residuals.error, cov).mean())
 
 
 def _widest_scale(unseen: Residuals, seen: Residuals) -> Tensor:
@@ -217,7 +197,7 @@ def fit_noise_scale(residuals: Residuals) -> tuple[Tensor, float]:
     errors the likelihood alone would drive single axes to nothing.
     """
     error, noise_cov = residuals.error, residuals.noise_cov
-    independent = _independent_errors(len(error))
+    independent = max(1.0, len(error) / _FRAMES_PER_INDEPENDENT_ERROR)
     # The bound is part of the parametrisation, s = exp(3 tanh u), so that the search is smooth.
     u = torch.zeros(error.shape[1], dtype=error.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS(

@@ -13,7 +13,6 @@ from bayes_vio.data.samples import MotionInput
 from bayes_vio.posterior import GaussianPrediction, Posterior
 from bayes_vio.training.calibration import (
     Residuals,
-    _weakest_of_equals,
     calibrate,
     calibrate_imu_alone,
     fit_noise_scale,
@@ -80,16 +79,6 @@ def test_total_variance_is_split_by_the_likelihood() -> None:
     assert [p for p, _ in found.search] == [0.2, 1.0, 1e6]
 
 
-def test_a_clear_gain_of_a_stronger_prior_is_taken_and_a_doubtful_one_is_not() -> None:
-    g = torch.Generator().manual_seed(2)
-    weak = torch.randn(4000, generator=g, dtype=torch.float64)
-    spread = torch.randn(4000, generator=g, dtype=torch.float64)
-    error = float(spread.std()) / (4000 / 20) ** 0.5
-    for gain, chosen in ((0.5 * error, 1), (2.0 * error, 0)):
-        strong = weak - spread + spread.mean() - gain
-        assert _weakest_of_equals([10.0, 1.0], [strong, weak]) == chosen
-
-
 def test_drives_seen_may_widen_the_noise_and_never_narrow_it() -> None:
     eye = torch.eye(3, dtype=torch.float64).expand(4000, 3, 3)
     g = torch.Generator().manual_seed(3)
@@ -118,7 +107,7 @@ def test_the_prior_is_told_by_drives_unseen_alone() -> None:
     )
     assert found.search == alone.search
     assert found.prior_precision == alone.prior_precision
-    torch.testing.assert_close(found.noise_scale, alone.noise_scale, rtol=1e-3, atol=0)
+    torch.testing.assert_close(found.noise_scale, alone.noise_scale, rtol=0.02, atol=0)
 
 
 def test_noise_that_does_not_carry_over_is_refused() -> None:
