@@ -155,7 +155,7 @@ class Doubter:
         self._picture = levels
         statistics = picture_statistics(to_unit(levels)[None], self._view_valid)
         distance = float(usual.picture_distance(statistics)[0])
-        blind = blind_share(self._still.share, self._unseen, usual.still_share, usual.unseen_share)
+        blind = self._blind_share()
         causes = ()
         if distance > s.unfamiliar_distance:
             causes += (Cause.IMAGE_UNFAMILIAR,)
@@ -168,9 +168,16 @@ class Doubter:
     def _of_lens(self, interval: Interval) -> tuple[float, tuple[Cause, ...]]:
         if interval.view is None:
             return 0.0, ()
+        s = self._settings
         deviations = self._usual.speck_deviations(self._specks.least_change)
-        causes = (Cause.LENS_SPECKLED,) if deviations > self._settings.speck_deviations_max else ()
-        return self._settings.speck_inflation * max(deviations - _USUAL_DEVIATIONS, 0.0), causes
+        causes = (Cause.LENS_SPECKLED,) if deviations > s.speck_deviations_max else ()
+        # What covers cells wholly is not counted twice.
+        added = s.speck_inflation * max(deviations - _USUAL_DEVIATIONS, 0.0)
+        return max(added - s.blind_inflation * self._blind_share(), 0.0), causes
+
+    def _blind_share(self) -> float:
+        usual, still = self._usual, self._still.share
+        return blind_share(still, self._unseen, usual.still_share, usual.unseen_share)
 
     def _compare(self, gyro: GyroWindow, x: MotionInput) -> None:
         """Ask the network what the camera alone tells of the rotation, now and then."""

@@ -16,10 +16,10 @@ The covariance C of a prediction becomes, the addition being epistemic,
 
 with m the mean of D^2 over the last seconds: one strange picture is not a strange street. What
 is usual counts in C already: it was calibrated on the same drives. Specks on the lens move no
-rotation, so of translation's block alone a share p max(z - 2, 0) is added, too, z being by how
-many deviations the least change is below the usual. u was chosen by the likelihood of real frames
-and of known streets together, b and p on validation drives under faults
-(`benchmarks/bad_days.py`).
+rotation, so max(p max(z - 2, 0) - b blind, 0) of translation's block alone is added, too, z being
+by how many deviations the least change is below the usual. u was chosen by the likelihood of real
+frames and of known streets together, b on validation drives under faults
+(`benchmarks/bad_days.py`), p behind specks (docs/decisions/0067).
 """
 
 from __future__ import annotations

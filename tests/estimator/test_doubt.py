@@ -128,6 +128,16 @@ def test_specks_on_the_lens_widen_translation_alone_and_degrade():
     assert_publishable(last)
 
 
+def test_opaque_dirt_is_not_counted_twice():
+    spoilt, older = (
+        Drive(images=dirty).run(Estimator(Judged(least_change=usual)), 5.0)
+        for usual in ((0.85, 0.03), None)
+    )
+    assert "view_blind" in spoilt[-1].cause
+    assert "lens_speckled" in spoilt[-1].cause
+    np.testing.assert_allclose(spoilt[-1].cov, older[-1].cov)
+
+
 def test_clean_lenses_are_not_called_speckled_and_a_reset_forgets_specks():
     estimator = Estimator(Judged())
     assert {e.state for e in Drive().run(estimator, 7.0)} == {TrackingState.TRACKING}
