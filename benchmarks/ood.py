@@ -264,7 +264,7 @@ def record(
 
 
 def joined(results: dict[str, Any], known: dict[str, Any], order: Sequence[str]) -> dict[str, Any]:
-    """Return the rows of an earlier run with those of a new one in their places.
+    """Return the rows of an earlier run with those of a new one, in the order given, then others.
 
     Raises ValueError where the earlier run had other settings.
     """
@@ -272,7 +272,7 @@ def joined(results: dict[str, Any], known: dict[str, Any], order: Sequence[str])
         if not key.startswith("verdict") and known.get(key) != results[key]:
             raise ValueError(f"the recorded {key} is {known.get(key)}, not {results[key]}")
     rows = known["methods"] | results["methods"]
-    return {name: rows[name] for name in order if name in rows}
+    return {name: rows[name] for name in dict.fromkeys((*order, *rows)) if name in rows}
 
 
 def table(rows: dict[str, Any]) -> str:

@@ -66,9 +66,10 @@ def test_storage_stays_within_what_is_asked():
 
 def test_rows_of_one_run_join_those_of_another_with_the_same_settings():
     known = {"date": "a", "train": 10, "methods": {"map": 1, "kfac": 2}, "verdict": {}}
-    new = {"date": "b", "train": 10, "methods": {"kfac": 3, "inf": 4}}
+    new = {"date": "b", "train": 10, "methods": {"ella": 5, "kfac": 3, "inf": 4}}
     order = ("map", "inf", "efb", "kfac")
-    assert list(joined(new, known, order).items()) == [("map", 1), ("inf", 4), ("kfac", 3)]
+    expected = [("map", 1), ("inf", 4), ("kfac", 3), ("ella", 5)]
+    assert list(joined(new, known, order).items()) == expected
     with pytest.raises(ValueError, match="train is 20, not 10"):
         joined(new, known | {"train": 20}, order)
 
