@@ -34,6 +34,7 @@ from bayes_vio.artifact_checks import (
 from bayes_vio.artifact_json import (
     camera_from_json,
     camera_to_json,
+    circumstances_from_json,
     crossover_from_json,
     input_shapes,
     noise_correlation_from_json,
@@ -48,7 +49,7 @@ from bayes_vio.data.samples import (
 )
 from bayes_vio.models.complementary import NETWORK_ALONE, Crossover
 from bayes_vio.models.motion import MotionModel
-from bayes_vio.models.noise import NoiseCorrelation
+from bayes_vio.models.noise import AS_IN_TRAINING, Circumstances, NoiseCorrelation
 from bayes_vio.models.reliability import Reliability
 from bayes_vio.posterior import GaussianPrediction, Posterior
 from bayes_vio.posterior import storage as posterior_storage
@@ -84,9 +85,9 @@ class MotionArtifact:
     the posterior covers; JSON values only. ``reliability``: what is usual for the inputs; None
     where that was not measured: then nothing is doubted. ``regime``: judges images and ego-motion,
     always on the CPU; None where it was not fitted. ``crossover``: how rotations are fused with
-    the gyro's. ``imu_alone_scale`` [6]: factors of the noise's deviations where no camera sees.
-    ``captured``: predictions from single inputs, recorded (see ``streaming``). Raises
-    ArtifactError for values that no car has.
+    the gyro's. ``circumstances``: the noise where they are not those of training. ``captured``:
+    predictions from single inputs, recorded (see ``streaming``). Raises ArtifactError for values
+    that no car has.
     """
 
     model: MotionModel
@@ -102,7 +103,7 @@ class MotionArtifact:
     reliability: Reliability | None = None
     regime: RegimeClassifier | None = None
     crossover: Crossover = NETWORK_ALONE
-    imu_alone_scale: tuple[float, ...] = (1.0,) * len(AXES)
+    circumstances: Circumstances = AS_IN_TRAINING
     captured: CapturedPredictive | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -191,7 +192,7 @@ class MotionArtifact:
             "dt_range_s": list(self.dt_range_s),
             "reliability": asdict(self.reliability) if self.reliability else None,
             "crossover_s": [t if math.isfinite(t) else None for t in self.crossover.time_s],
-            "imu_alone_scale": list(self.imu_alone_scale),
+            "circumstances": asdict(self.circumstances),
             "metadata": self.metadata,
             **({"regime": regime_storage.describe(self.regime)} if self.regime else {}),
         }
@@ -334,7 +335,7 @@ def _assemble(
         metadata=description["metadata"],
         reliability=reliability_from_json(description.get("reliability")),
         crossover=crossover_from_json(description.get("crossover_s")),
-        imu_alone_scale=tuple(float(v) for v in description.get("imu_alone_scale", [1.0] * 6)),
+        circumstances=circumstances_from_json(description.get("circumstances")),
     )
 
 

@@ -29,7 +29,6 @@ DISTORTIONS = ("plumb_bob", "rational_polynomial", "equidistant")
 _LARGEST_LAYER, _LARGEST_BLOCKS = 4096, 64
 _LARGEST_IMAGE_SIDE_PX = 65_536
 _LARGEST_TIME_S = 3600.0
-_LARGEST_FACTOR = 100.0
 # No trained network comes near: float32 would overflow somewhere, for some input.
 _LARGEST_WEIGHT = 1e6
 # In m and rad, for one increment at rest: far beyond what is published, which is bounded apart.
@@ -51,12 +50,6 @@ def check_values(artifact: MotionArtifact) -> None:
     _check_number("dt_range_s", high, low)
     if low <= 0:
         raise ValueError("dt_range_s must be positive")
-    scale = np.array(artifact.imu_alone_scale, np.float64)
-    if (
-        scale.shape != (6,)
-        or not ((scale > 1 / _LARGEST_FACTOR) & (scale < _LARGEST_FACTOR)).all()
-    ):
-        raise ValueError("imu_alone_scale is not six factors, each from 0.01 to 100")
     if not isinstance(artifact.metadata, dict):
         raise ValueError("metadata is no mapping")
 

@@ -18,7 +18,7 @@ from bayes_vio.data.samples import (
     CameraModel,
 )
 from bayes_vio.models.complementary import NETWORK_ALONE, Crossover
-from bayes_vio.models.noise import NoiseCorrelation
+from bayes_vio.models.noise import AS_IN_TRAINING, Circumstances, NoiseCorrelation
 from bayes_vio.models.reliability import Reliability
 
 
@@ -54,6 +54,13 @@ def crossover_from_json(value: list[float | None] | None) -> Crossover:
         return NETWORK_ALONE
     x, y, z = (math.inf if time_s is None else float(time_s) for time_s in value)
     return Crossover((x, y, z))
+
+
+def circumstances_from_json(value: dict[str, Any] | None) -> Circumstances:
+    """Return the noise under other circumstances; as in training where it was not measured."""
+    if value is None:
+        return AS_IN_TRAINING
+    return Circumstances(**{name: tuple(map(float, numbers)) for name, numbers in value.items()})
 
 
 def noise_correlation_from_json(value: dict[str, Any]) -> NoiseCorrelation:

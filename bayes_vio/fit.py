@@ -14,6 +14,8 @@ import torch
 
 from bayes_vio.artifact import MotionArtifact, check_replaceable, read_description
 from bayes_vio.choices import NumberFormat, Structure
+from bayes_vio.circumstances import measure_circumstances
+from bayes_vio.conventions import ANGULAR
 from bayes_vio.data.bags import Topics
 from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.data.image_quality import usable_bounds
@@ -27,7 +29,7 @@ from bayes_vio.posterior.fit import Request, check_fit
 from bayes_vio.posterior.number_format import check_format
 from bayes_vio.regime.fit import RegimeSettings, fit_regime
 from bayes_vio.training.batch_memory import check_batch
-from bayes_vio.training.calibration import Calibration, calibrate, calibrate_imu_alone, score
+from bayes_vio.training.calibration import Calibration, calibrate, score
 from bayes_vio.training.correlation import correlations
 from bayes_vio.training.crossover import choose_crossover, drive_answers
 from bayes_vio.training.map_fit import MapEstimate, MapFitSettings, fit_map
@@ -326,12 +328,11 @@ def measured_artifact(
         + " ".join(f"{100 * c:.0f}" for c in result.coverage_95)
         + " % of errors (x y z rotX rotY rotZ)"
     )
-    seen = MotionDataset(recordings.train, (1,))
-    imu_alone = calibrate_imu_alone(
-        posterior, *(EvenSubset(part, calibration_samples) for part in (every, seen))
-    )
+    circumstances = measure_circumstances(posterior, recordings.train, recordings.validation)
     observer.note(
-        "noise where no camera sees, times " + " ".join(f"{factor:.2f}" for factor in imu_alone)
+        "rotation's noise times "
+        + " ".join(f"{f:.2f}" for f in circumstances.bias_known_scale[ANGULAR])
+        + " once the car has stood and the gyro's bias is known"
     )
     first = recordings.train[0]
     frames = [(r.brightness, r.sharpness) for r in recordings.train]
@@ -358,7 +359,7 @@ def measured_artifact(
         dt_range_s=(float(intervals_s.min()), float(intervals_s.max())),
         reliability=measure_reliability(model, recordings.train, recordings.validation),
         crossover=crossover,
-        imu_alone_scale=imu_alone,
+        circumstances=circumstances,
         metadata={
             "parameters": sum(p.numel() for p in model.parameters()),
             "time_offset_std_s": recordings.time_offset.std_s,

@@ -62,7 +62,8 @@ def _origin(path: Path, description: dict[str, Any]) -> Table:
         "epistemic correlation time": f"{description['epistemic_correlation_s']:.1f} s",
         "noise that lasts": _lasting_noise(description["noise_correlation"]),
         "rotation by the gyro beyond": _crossover(description.get("crossover_s")),
-        "noise where no camera sees": _factors(description.get("imu_alone_scale")),
+        "noise where no camera sees": _factors(description, "imu_alone_scale"),
+        "noise once the gyro's bias is known": _factors(description, "bias_known_scale"),
         "prior precision": f"{metadata.get('prior_precision', float('nan')):.3g}",
         **_continued(metadata),
     }
@@ -105,8 +106,9 @@ def _crossover(times_s: list[float | None] | None) -> str:
     return ", ".join(f"{axis} never" if t is None else f"{axis} {t:.1f} s" for axis, t in told)
 
 
-def _factors(scale: list[float] | None) -> str:
-    told = zip(AXES, scale or [1.0] * len(AXES), strict=True)
+def _factors(description: dict[str, Any], name: str) -> str:
+    scale = (description.get("circumstances") or {}).get(name, [1.0] * len(AXES))
+    told = zip(AXES, scale, strict=True)
     return ", ".join(f"{axis} x {factor:.2f}" for axis, factor in told)
 
 
@@ -207,7 +209,8 @@ def _percent(value: float | None) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        # Names are wrapped where the terminal is narrow: cut off, layers look alike.
-        first: dict[str, Any] = {"justify": "left", "overflow": "fold", "min_width": 12}
-        table.add_column(column, **(first if i == 0 else {"justify": "right"}))
+        if i:
+            table.add_column(column, justify="right")
+        else:  # names are wrapped where the terminal is narrow: cut off, layers look alike
+            table.add_column(column, overflow="fold", min_width=12)
     return table

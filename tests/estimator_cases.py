@@ -16,7 +16,12 @@ from bayes_vio.data.image_quality import ImageStatistics
 from bayes_vio.data.samples import CameraModel, Extrinsics, MotionInput
 from bayes_vio.estimator import Estimator, MotionEstimate
 from bayes_vio.models.complementary import NETWORK_ALONE, Crossover
-from bayes_vio.models.noise import WHITE_NOISE, NoiseCorrelation
+from bayes_vio.models.noise import (
+    AS_IN_TRAINING,
+    WHITE_NOISE,
+    Circumstances,
+    NoiseCorrelation,
+)
 from bayes_vio.models.reliability import Reliability
 from bayes_vio.posterior.sketch import FeatureSketch
 
@@ -56,7 +61,7 @@ class KnownArtifact:
     model: nn.Module = field(default_factory=lambda: nn.Linear(1, 1))
     regime: Any = None
     crossover: Crossover = NETWORK_ALONE
-    imu_alone_scale: tuple[float, ...] = (1.0,) * 6
+    circumstances: Circumstances = AS_IN_TRAINING
     asked: list[MotionInput] = field(default_factory=list)
     corrupt: Callable[[Prediction], Prediction] = lambda p: p
 

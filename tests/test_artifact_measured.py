@@ -13,6 +13,7 @@ from rich.console import Console
 from bayes_vio.artifact import ArtifactError, MotionArtifact
 from bayes_vio.inspection import inspect_artifact
 from bayes_vio.models.complementary import NETWORK_ALONE, Crossover
+from bayes_vio.models.noise import AS_IN_TRAINING, Circumstances
 from bayes_vio.models.reliability import Reliability
 from bayes_vio.sealed import sealed
 from tests.artifact_cases import reseal
@@ -69,31 +70,35 @@ def test_how_rotations_are_fused_is_kept(folder: Path) -> None:
         MotionArtifact.load(folder)
 
 
-def test_the_scale_of_the_imu_alone_is_kept(folder: Path) -> None:
+def test_the_noise_under_other_circumstances_is_kept(folder: Path) -> None:
     artifact = MotionArtifact.load(folder)
-    assert artifact.imu_alone_scale == (1.0,) * 6
+    assert artifact.circumstances == AS_IN_TRAINING
     scale = (1.5, 1.0, 0.5, 2.0, 1.0, 1.0)
-    replace(artifact, imu_alone_scale=scale).save(folder)
-    assert MotionArtifact.load(folder).imu_alone_scale == scale
+    measured = Circumstances(bias_known_scale=scale, standing_std=(0.03,) * 6)
+    replace(artifact, circumstances=measured).save(folder)
+    assert MotionArtifact.load(folder).circumstances == measured
     out = io.StringIO()
     inspect_artifact(folder, Console(file=out, width=200))
     assert "x x 1.50" in out.getvalue()
     for damaged in ([1.0] * 5, [1.0] * 5 + [0.0], ["x"] * 6, [1e3] * 6, None, [[1.0]] * 6):
-        reseal(folder, imu_alone_scale=damaged)
+        reseal(folder, circumstances=asdict(measured) | {"bias_known_scale": damaged})
         with pytest.raises(ArtifactError):
             MotionArtifact.load(folder)
+    reseal(folder, circumstances=asdict(measured) | {"rain_scale": scale})
+    with pytest.raises(ArtifactError):
+        MotionArtifact.load(folder)
 
 
 def test_an_artifact_written_before_this_was_measured_is_read(folder: Path) -> None:
     file = folder / "artifact.json"
     description = json.loads(file.read_text())
-    for name in ("reliability", "crossover_s", "imu_alone_scale", "seal_sha256"):
+    for name in ("reliability", "crossover_s", "circumstances", "seal_sha256"):
         del description[name]
     file.write_text(json.dumps(sealed(description)))
     artifact = MotionArtifact.load(folder)
     assert artifact.reliability is None
     assert artifact.crossover == NETWORK_ALONE
-    assert artifact.imu_alone_scale == (1.0,) * 6
+    assert artifact.circumstances == AS_IN_TRAINING
 
 
 @pytest.mark.parametrize(

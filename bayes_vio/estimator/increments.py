@@ -15,7 +15,7 @@ from bayes_vio.data.windows import motion_input
 from bayes_vio.estimator.coasting import Coasting
 from bayes_vio.estimator.doubt import Doubt, Doubter
 from bayes_vio.estimator.intervals import Interval
-from bayes_vio.estimator.standstill import StandstillSettings, standing_twist_cov
+from bayes_vio.estimator.standstill import StandstillSettings
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 from bayes_vio.filters.covariance import CovarianceError, bounded, check_spd
 from bayes_vio.geometry import se3
@@ -105,7 +105,6 @@ class IncrementPredictor:
         self._doubter: Doubter | None = None
         self._lever_m: Array | None = None
         self._vibration_var: Array = np.zeros(3)
-        self._imu_alone_scale = np.array(artifact.imu_alone_scale)
         if (measured := artifact.reliability) is not None:
             self._doubter = Doubter(measured, artifact.model, view_valid, settings)
             self._vibration_var = np.square(measured.vibration_std)
@@ -200,11 +199,9 @@ class IncrementPredictor:
         epistemic_cov = factor[:, None] * epistemic_cov * factor
         floor = self._settings.floor_std**2 * np.eye(6)
         epistemic_cov = check_spd(epistemic_cov + floor, "the model's epistemic covariance")
-        if interval.flow is None:
-            noise_cov = self._imu_alone_scale[:, None] * noise_cov * self._imu_alone_scale
-        noise_cov = check_spd(noise_cov, "the model's noise covariance")
         doubt = Doubt() if self._doubter is None else self._doubter.judge(interval, x)
         doubt = doubt.widened(self._contradicted(interval, mean, noise_cov))
+        noise_cov = check_spd(self._scaled(interval, noise_cov), "the model's noise covariance")
         added = doubt.added_cov(epistemic_cov + noise_cov, self._lever_m)
         return _Prediction(
             fused.mean,
@@ -212,6 +209,15 @@ class IncrementPredictor:
             noise_cov,
             fused.features,
         ), doubt
+
+    def _scaled(self, interval: Interval, noise_cov: Array) -> Array:
+        """Return the noise covariance [6, 6] under the circumstances of an interval."""
+        if not interval.imu_valid.any():
+            return noise_cov
+        scale = self._artifact.circumstances.scale(
+            camera_sees=interval.flow is not None, bias_known=interval.bias_known
+        )
+        return scale[:, None] * noise_cov * scale
 
     def _fused(self, interval: Interval, mean: Array, features: Array | None) -> Fused:
         """Return the prediction with the gyro's slow rotation, where there are both sensors."""
@@ -258,7 +264,7 @@ class IncrementPredictor:
 
         It may still swing on its springs: rotation is the gyro's.
         """
-        twist, twist_cov = np.zeros(6), standing_twist_cov(self._standstill)
+        twist, twist_cov = np.zeros(6), self._artifact.circumstances.standing_twist_cov
         twist[ANGULAR] = _gyro_rate(interval)
         self._coasting = Coasting(np.zeros(6), twist_cov, self._settings)
         self._coasted_s = 0.0

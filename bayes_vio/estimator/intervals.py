@@ -30,7 +30,8 @@ class Interval:
     view [80, 256]: the later image's, with flow [2, 40, 128] from it to the earlier one; both
     None where the camera cannot be used. imu [20, 6], imu_valid [20]: see data.windows. causes:
     what is not nominal so far. regime: of the later image, where the artifact can tell. standing:
-    whether image and IMU both say that the car stands.
+    whether image and IMU both say that the car stands. bias_known: whether the gyro's bias is, and
+    has been taken out.
     """
 
     earlier_stamp_ns: int
@@ -42,6 +43,7 @@ class Interval:
     causes: tuple[Cause, ...]
     regime: Regime | None = None
     standing: bool = False
+    bias_known: bool = False
 
     @property
     def dt_s(self) -> float:
@@ -134,6 +136,7 @@ class IntervalBuilder:
             causes=tuple(causes),
             regime=frame.regime,
             standing=unmoved,
+            bias_known=self.gyro_bias.std is not None,
         )
 
     def without_image(self, start_ns: int, end_ns: int, samples: ImuBuffer) -> Interval:
@@ -141,7 +144,8 @@ class IntervalBuilder:
         imu, imu_valid = self._imu_window(samples, start_ns, end_ns)
         causes = (Cause.IMAGE_MISSING, *_imu_causes(imu_valid))
         imu = self._without_bias(False, imu, imu_valid, (end_ns - start_ns) / NS_PER_S)
-        return Interval(start_ns, end_ns, None, None, imu, imu_valid, causes)
+        known = self.gyro_bias.std is not None
+        return Interval(start_ns, end_ns, None, None, imu, imu_valid, causes, bias_known=known)
 
     def _without_bias(
         self,

@@ -66,12 +66,6 @@ def stands(
     )
 
 
-def standing_twist_cov(settings: StandstillSettings) -> Array:
-    """Return the covariance [6, 6] of the twist of a car that stands (m/s, rad/s)."""
-    std = np.repeat([settings.unseen_speed_std_m_s, settings.unseen_rate_std_rad_s], 3)
-    return np.diag(std**2)
-
-
 class GyroBias:
     """The gyro's bias [3] (rad/s, base axes) and its standard deviation, from standstills."""
 

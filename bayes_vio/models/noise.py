@@ -1,8 +1,8 @@
-"""How the noise of one increment is related to that of the next."""
+"""How the noise of one increment is related to that of the next, and to its circumstances."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,3 +35,40 @@ class NoiseCorrelation:
 
 
 WHITE_NOISE = NoiseCorrelation()
+_ONES = (1.0,) * 6
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What the noise's deviations are where a car meets what training does not have.
+
+    Factors [6] where no camera sees, where the gyro's bias is known and taken out, and where both
+    is so; and the deviations [6] (m/s, rad/s) of the twist of a car that stands.
+    """
+
+    imu_alone_scale: tuple[float, ...] = _ONES
+    bias_known_scale: tuple[float, ...] = _ONES
+    imu_alone_bias_known_scale: tuple[float, ...] = _ONES
+    standing_std: tuple[float, ...] = (0.1, 0.1, 0.1, 5e-3, 5e-3, 5e-3)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is not six numbers within bounds far beyond any fit."""
+        for field in fields(self):
+            values = np.array(getattr(self, field.name), np.float64)
+            low, high = (1e-6, 10.0) if field.name == "standing_std" else (0.01, 100.0)
+            if values.shape != (6,) or not ((values >= low) & (values <= high)).all():
+                raise ValueError(f"{field.name} is not six numbers from {low:g} to {high:g}")
+
+    def scale(self, camera_sees: bool, bias_known: bool) -> Array:
+        """Return the factors [6] of an interval with an IMU."""
+        if camera_sees:
+            return np.array(self.bias_known_scale if bias_known else _ONES)
+        return np.array(self.imu_alone_bias_known_scale if bias_known else self.imu_alone_scale)
+
+    @property
+    def standing_twist_cov(self) -> Array:
+        """Return the covariance [6, 6] of the twist of a car that stands (m/s, rad/s)."""
+        return np.diag(np.square(self.standing_std))
+
+
+AS_IN_TRAINING = Circumstances()

@@ -10,24 +10,21 @@ Errors differ from drive to drive more than from frame to frame, and validation 
 straight road would narrow the noise for all. Residuals of the training drives are no larger than
 those of a new one like them. So where both together ask for more noise than validation alone, they
 have it; the epistemic part is told by drives unseen alone.
-
-Nearly all intervals have both sensors, and so S is theirs. Where no camera sees, errors are of
-another size and have longer tails; a scale of their own is fitted in the same way, the camera left
-out of the same intervals (E-C4).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bayes_vio.data.samples import MotionInput
 from bayes_vio.posterior import GaussianPrediction, Posterior
-from bayes_vio.training.augmentation import without_camera
 
 # How far one axis' noise may be off after training: beyond a factor e^3 something else is wrong.
 _LARGEST_LOG_SCALE = 3.0
@@ -37,6 +34,7 @@ _LOG_SCALE_STD = 0.5
 _FRAMES_PER_INDEPENDENT_ERROR = 20
 
 
+Array = NDArray[np.float64]
 Batches = Iterable[tuple[MotionInput, Tensor]]
 
 
@@ -159,26 +157,10 @@ def _widest_scale(unseen: Residuals, seen: Residuals) -> Tensor:
     return torch.maximum(alone, together)
 
 
-def calibrate_imu_alone(posterior: Posterior, unseen: Batches, seen: Batches) -> tuple[float, ...]:
-    """Return the factors [6] of the noise's deviations where no camera sees (E-C4).
-
-    Ones where either part has no interval with a whole IMU window.
-    """
-    parts = [list(_blind(part)) for part in (unseen, seen)]
-    if not all(parts):
-        return (1.0,) * 6
-    (of_unseen,), (of_seen,) = (_residuals([posterior], part) for part in parts)
-    return tuple(_widest_scale(of_unseen, of_seen).tolist())
-
-
-def _blind(batches: Batches) -> Iterator[tuple[MotionInput, Tensor]]:
-    """Yield the intervals that have a whole IMU window, without their camera."""
-    for x, target in batches:
-        whole = x.imu_valid.amin(1) > 0
-        if bool(whole.any()):
-            chosen = x.map(lambda t, rows=whole: t[rows])
-            every = torch.ones_like(chosen.dt, dtype=torch.bool)
-            yield without_camera(chosen, every), target[whole]
+def scale_for_new_drives(posterior: Posterior, unseen: Batches, seen: Batches) -> Array:
+    """Return the noise scale [6] as ``calibrate_noise`` does, however large it is."""
+    (of_unseen,), (of_seen,) = (_residuals([posterior], part) for part in (unseen, seen))
+    return _widest_scale(of_unseen, of_seen).numpy()
 
 
 def _check_scale(noise_scale: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from bayes_vio.conventions import NS_PER_S
 from bayes_vio.estimator import Estimator, EstimatorSettings, MotionEstimate, TrackingState
 from bayes_vio.geometry import se3
+from bayes_vio.models.noise import Circumstances
 from tests.estimator_cases import (
     SPEED_M_S,
     START_NS,
@@ -145,7 +146,11 @@ def test_the_imu_alone_has_a_noise_scale_of_its_own():
     scale = (2.0, 1.0, 0.5, 3.0, 1.0, 1.0)
     drive = Drive(images=spoil)
     usual, scaled = (
-        by_frame(drive.run(Estimator(KnownArtifact(imu_alone_scale=s)), 3.0))
+        by_frame(
+            drive.run(
+                Estimator(KnownArtifact(circumstances=Circumstances(imu_alone_scale=s))), 3.0
+            )
+        )
         for s in ((1.0,) * 6, scale)
     )
     np.testing.assert_allclose(scaled[15].noise_cov, usual[15].noise_cov)

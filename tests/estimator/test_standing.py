@@ -8,9 +8,9 @@ import torch
 
 from bayes_vio.conventions import GRAVITY_M_S2
 from bayes_vio.estimator import Estimator, TrackingState
-from bayes_vio.estimator.standstill import StandstillSettings, standing_twist_cov
 from bayes_vio.geometry import so3
 from bayes_vio.models.complementary import Crossover
+from bayes_vio.models.noise import AS_IN_TRAINING
 from tests.estimator_cases import YAW_RATE_RAD_S, Drive, KnownArtifact, scene
 
 AT_REST = np.array([0, 0, GRAVITY_M_S2, 0, 0, 0])
@@ -34,7 +34,7 @@ def test_a_parked_car_stays_where_it_is():
     assert {e.state for e in estimates} == {TrackingState.TRACKING}
     for e in estimates:
         assert not e.T_earlier_later[:3, 3].any()
-        twist_cov = standing_twist_cov(StandstillSettings())
+        twist_cov = AS_IN_TRAINING.standing_twist_cov
         np.testing.assert_allclose(e.noise_cov, e.dt_s**2 * twist_cov, rtol=1e-4, atol=1e-12)
     np.testing.assert_allclose(estimates[-1].T_odom_base, np.eye(4), atol=1e-3)
     # 50 independent errors of 10 mm.

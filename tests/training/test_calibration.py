@@ -14,7 +14,6 @@ from bayes_vio.posterior import GaussianPrediction, Posterior
 from bayes_vio.training.calibration import (
     Residuals,
     calibrate,
-    calibrate_imu_alone,
     fit_noise_scale,
     gaussian_cov_nll,
     noise_scale_for_new_drives,
@@ -113,30 +112,6 @@ def test_the_prior_is_told_by_drives_unseen_alone() -> None:
 def test_noise_that_does_not_carry_over_is_refused() -> None:
     with pytest.raises(ValueError, match="does not carry over"):
         calibrate(cast(Posterior, FixedPosterior()), batches(100.0), batches(1.0), [1e6])
-
-
-@dataclass(frozen=True)
-class SureWithCamera(FixedPosterior):
-    """Its noise is true where a camera sees; where none does, it is half of it."""
-
-    def prediction(self, at: MotionInput) -> GaussianPrediction:
-        p = super().prediction(at)
-        std = torch.where(at.camera_valid > 0, 1.0, 0.5).double()
-        return GaussianPrediction(p.mean, p.epistemic_cov, std[:, None, None] ** 2 * p.noise_cov)
-
-
-def test_the_imu_alone_is_judged_without_the_camera_where_its_window_is_whole() -> None:
-    (x, target), *_ = batches(1.0)
-    x.imu_valid[: len(x) // 2, 3] = 0.0
-    target[: len(x) // 2] = 1e3  # would show: these have no whole window
-    target[:, 1] *= 3
-    posterior = cast(Posterior, SureWithCamera(1e6))
-    seen = x, torch.zeros_like(target)
-    found = calibrate_imu_alone(posterior, [(x, target)], [seen])
-    np.testing.assert_allclose(found, [2.0, 6.0], rtol=0.1)
-    assert bool((x.camera_valid == 1).all())
-    blind = x.map(lambda t: t[: len(x) // 2])
-    assert calibrate_imu_alone(posterior, [(blind, target[: len(blind)])], [seen]) == (1.0,) * 6
 
 
 def test_score_of_a_true_covariance() -> None:
