@@ -13,6 +13,8 @@ from bayes_vio.simulation.textures import Gray, fractal_noise, to_gray
 # Tangents of the elevations that the panorama spans.
 _TOP = 1.2
 _BOTTOM = -0.15
+# So fine it takes 53 MB, and fits OpenCV's remap, whose images are less than 32767 pixels wide.
+_FINEST_PX_PER_RAD = 2500.0
 # Share of the haze's brightness that ground far away takes on.
 GROUND_HAZE = 0.75
 
@@ -36,7 +38,11 @@ class Panorama:
 
 
 def random_panorama(px_per_rad: float, haze: float, rng: np.random.Generator) -> Panorama:
-    """Return a random sky over a skyline; ``haze`` is the gray level at the horizon."""
+    """Return a random sky over a skyline; ``haze`` is the gray level at the horizon.
+
+    Finer than 2500 px_per_rad there is nothing to see: longer lenses show that sky enlarged.
+    """
+    px_per_rad = min(px_per_rad, _FINEST_PX_PER_RAD)
     width = round(2 * np.pi * px_per_rad)
     height = round((_TOP - _BOTTOM) * px_per_rad)
     tangent = _TOP - (np.arange(height, dtype=np.float32)[:, None] + 0.5) / px_per_rad

@@ -15,6 +15,7 @@ SPACING_M = 0.5
 VISIBLE_M = 180.0
 PATCH_ADVANCE_M = 80.0
 _CELL_M = 1.0
+_REMAP_COLUMNS = 32_000  # OpenCV's remap takes images that are less than 32767 pixels wide
 _BEHIND_M = 60.0
 _AHEAD_M = 260.0  # of road beyond both ends of the drive, straight on
 
@@ -155,10 +156,14 @@ class GroundPatch:
 
     def heights(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return heights [h, w] (m) at raster coordinates [h, w]; the border is continued."""
-        if x.size == 0:
-            return np.zeros(x.shape, np.float32)
-        out = cv2.remap(self.height, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(out, dtype=np.float32)
+        out = np.zeros(x.shape, np.float32)
+        for start in range(0, x.shape[1] if x.size else 0, _REMAP_COLUMNS):
+            part = slice(start, start + _REMAP_COLUMNS)
+            out[:, part] = cv2.remap(
+                self.height, x[:, part], y[:, part], cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
+            )  # fmt: skip
+        return out
 
     def steepest_from(self, origin: NDArray[np.float64]) -> float:
         """Return a bound on the rise per metre to any ground beyond 10 m from origin [3] (m)."""
