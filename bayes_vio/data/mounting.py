@@ -59,7 +59,8 @@ class StaticFrames:
             known = ", ".join(sorted(self._neighbours)) or "none"
             raise BagError(
                 f"no static transform leads from '{target}' to frame '{source}' (frames on "
-                f"/tf_static: {known}): record /tf_static or give the extrinsics in a YAML file"
+                f"/tf_static: {known}): record /tf_static, or give the extrinsics in a YAML file "
+                "(--extrinsics)"
             )
         return reached[source]
 

@@ -61,6 +61,8 @@ class Series:
         in, which is counted too. Raises BagError where only some are stamped, or less than half
         of the messages can be used whatever the clock.
         """
+        if not self.stamps:
+            raise BagError(f"{self._where}: there is not one {self._name} message")
         stamp_ns = self._stamps(dropped)
         rows = np.array(self._rows, dtype=np.float64).reshape(len(stamp_ns), self._width)
         log_ns = np.array(self._log_stamps, dtype=np.int64)

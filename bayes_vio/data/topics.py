@@ -105,7 +105,8 @@ class _Chooser:
         if not found and not required:
             return None
         if found:
-            several = f"several topics for {role} ({', '.join(found)}): name one"
+            option = f"--{role.replace('_', '-')}-topic"
+            several = f"several topics for {role} ({', '.join(found)}): name one ({option})"
             raise self._error(several)
         raise self._error(f"no topic for {role} (type {types})")
 

@@ -215,6 +215,14 @@ def test_malformed_sources_are_refused(tmp_path, edit, said):
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+@pytest.mark.parametrize("name", ["images.csv", "imu.csv", "poses.csv"])
+def test_a_table_without_rows_is_refused_by_name(tmp_path, name):
+    write_folder(tmp_path / "source")
+    (tmp_path / "source" / name).write_text("a heading\n")
+    with pytest.raises(ValueError, match=name):
+        convert(Layout.FOLDER, tmp_path / "source", tmp_path / "bag")
+
+
 def test_an_existing_bag_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "bag").mkdir()
     with pytest.raises(ValueError, match="exists already"):
