@@ -93,16 +93,16 @@ def test_fit_refuses(bags, tmp_path, capsys, name, use):
 
 
 def test_fit_on_several_bags_names_the_one_at_fault(bags, tmp_path, capsys):
-    train = [str(bags / name) for name in ("drive", "unreferenced", "truncated_mcap")]
+    train = [str(bags / name) for name in ("drive", "truncated_mcap")]
     command = ["fit", *train, "--validation", str(bags / "uncalibrated")]
     assert "truncated_mcap" in refused([*command, "--out", str(tmp_path / "out")], capsys)
 
 
 def test_fit_without_a_reference(bags, tmp_path, capsys):
     command = ["fit", str(bags / "unreferenced"), "--validation", str(bags / "drive")]
-    line = refused([*command, "--out", str(tmp_path / "out"), "--time-offset", "0"], capsys)
+    line = refused([*command, "--out", str(tmp_path / "out")], capsys)
     assert "unreferenced has no reference pose" in line
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))  # said before an image was decoded
 
 
 def test_a_topic_that_is_missing_lists_those_that_are_there(bags, artifact, tmp_path, capsys):

@@ -17,6 +17,12 @@ from bayes_vio.data.windows import motion_batch
 __all__ = ["MotionDataset", "MotionLoader", "PreparedRecording", "prepare"]
 
 
+NO_REFERENCE = (
+    "{} has no reference pose, so it cannot be learned from: name its topic (--reference-topic; "
+    "on /tf also --reference-world and --reference-frame), or leave the recording out"
+)
+
+
 class MotionDataset:
     """Motion samples of several recordings in order of recording and time.
 
@@ -31,10 +37,7 @@ class MotionDataset:
         self.strides = tuple(strides)
         for recording in self.recordings:
             if recording.reference is None:
-                raise ValueError(
-                    f"{recording.name} has no reference pose, so it cannot be learned from: "
-                    "name its topic or leave the recording out"
-                )
+                raise ValueError(NO_REFERENCE.format(recording.name))
         rows = [np.flatnonzero(np.isin(r.samples.stride, self.strides)) for r in self.recordings]
         self._recording = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
         self._row = np.concatenate([*rows, np.zeros(0, np.int64)])

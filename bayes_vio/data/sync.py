@@ -91,7 +91,7 @@ def estimate_time_offset(
     if len(turns) < _MIN_INTERVALS:
         raise TimeOffsetError(
             f"the time offset needs {_MIN_INTERVALS} intervals covered by IMU and {source}, but "
-            f"there are {len(turns)}: give time_offset_s"
+            f"there are {len(turns)}: give it by --time-offset"
         )
     single, joint = _searches(turns, gyro, search_s, joint_s)
     offset_s = joint.best(0.0, search_s)
@@ -102,7 +102,8 @@ def estimate_time_offset(
     if correlation < least or std_s > _MAX_STD_S or at_edge:
         raise TimeOffsetError(
             f"the recording turns too little to tell the time offset from {source} (correlation "
-            f"{correlation:.2f}, offset {offset_s:+.3f} s +- {std_s:.3f} s): give time_offset_s"
+            f"{correlation:.2f}, offset {offset_s:+.3f} s +- {std_s:.3f} s): give it by "
+            "--time-offset"
         )
     return TimeOffset(offset_s, std_s, correlation, source)
 

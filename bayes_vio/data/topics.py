@@ -59,8 +59,8 @@ def select_topics(path: Path, held: Mapping[str, BagTopic], topics: Topics) -> S
     if reference and available.get(_absolute(reference)) == MessageType.TF.value:
         kinds = (MessageType.TF,)
         if not (topics.reference_world and topics.reference_frame):
-            raise BagError(f"reference {reference} is a TFMessage: name reference_world and "
-                           "reference_frame, the pair of frames to read")  # fmt: skip
+            raise BagError(f"reference {reference} is a TFMessage: name --reference-world and "
+                           "--reference-frame, the pair of frames to read")  # fmt: skip
     return Selection(image, camera_info, imu, choose("reference", reference, kinds))
 
 

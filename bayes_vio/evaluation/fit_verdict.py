@@ -156,7 +156,7 @@ def _offset(report: dict) -> list[dict]:
         told.append(
             _limit(
                 f"The camera-IMU time offset is uncertain: {1e3 * offset_s:+.0f} +- "
-                f"{1e3 * std_s:.0f} ms. Drive with more turns, or give time_offset_s.",
+                f"{1e3 * std_s:.0f} ms. Drive with more turns, or give it by --time-offset.",
                 grave=std_s > 4 * _UNSURE_OFFSET_S,
             )
         )

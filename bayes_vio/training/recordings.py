@@ -21,7 +21,7 @@ from bayes_vio.data.camera_rotation import (
     combine_rotations,
     estimate_camera_rotation,
 )
-from bayes_vio.data.dataset import MotionDataset, PreparedRecording, prepare
+from bayes_vio.data.dataset import NO_REFERENCE, MotionDataset, PreparedRecording, prepare
 from bayes_vio.data.samples import Extrinsics, MotionInput, TimeOffset
 from bayes_vio.distributed import Workers
 from bayes_vio.training.checkpoint import Progress
@@ -94,6 +94,8 @@ def read_recordings(
     for path in [*train, *validation]:
         streams = open_streams(path, topics, extrinsics)
         name = streams.name
+        if streams.reference is None:
+            raise ValueError(NO_REFERENCE.format(path))  # said before its images are decoded
         recording = prepare(
             streams,
             cache_dir,
@@ -153,7 +155,7 @@ def _common_offset(offsets: Sequence[TimeOffset | None], observer: FitObserver) 
     if not known:
         raise ValueError(
             "no training recording tells the camera-IMU time offset (too little turning, or no "
-            "IMU): give time_offset_s, 0 if the clocks agree"
+            "IMU): give it by --time-offset, 0 if the clocks agree"
         )
     weights = np.array([o.std_s**-2 for o in known])
     values = np.array([o.offset_s for o in known])

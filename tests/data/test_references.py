@@ -84,7 +84,7 @@ def test_a_pair_of_tf_frames_as_reference(tmp_path):
     reference = open_streams(tmp_path / "bag", chosen).reference
     assert reference is not None
     np.testing.assert_allclose(reference.T_world_base[:, 0, 3], [0, 1, 2])
-    with pytest.raises(BagError, match="reference_world and reference_frame"):
+    with pytest.raises(BagError, match="--reference-world and --reference-frame"):
         open_streams(tmp_path / "bag", Topics(reference="/tf"))
     absent = Topics(reference="/tf", reference_world="map", reference_frame="base_link")
     with pytest.raises(BagError, match="from 'map' to 'base_link'"):

@@ -113,7 +113,7 @@ def test_the_standard_error_covers_the_error():
 
 def test_a_straight_drive_tells_no_offset():
     drive = Drive(duration_s=20, amplitude=0.0)
-    with pytest.raises(TimeOffsetError, match=r"turns too little.*give time_offset_s"):
+    with pytest.raises(TimeOffsetError, match=r"turns too little.*give it by --time-offset"):
         estimate_time_offset(*turns(drive), recorded(drive), "test")
 
 
