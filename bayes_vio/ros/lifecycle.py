@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import Clock, ClockType  # pyright: ignore[reportPrivateImportUsage] (Humble)
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
@@ -17,8 +19,12 @@ from rclpy.subscription import Subscription
 from bayes_vio.entry import uncollected
 from bayes_vio.ros.declaration import Declaration
 from bayes_vio.ros.diagnostics import diagnostic_array
+from bayes_vio.ros.throttle import ThrottledLog
 
 _DIAGNOSTICS_PERIOD_S = 1.0
+# A clock that is published may be discovered a moment after the node.
+_CLOCK_COMES_S = 3.0
+_NO_CLOCK = "use_sim_time is set, but nothing publishes /clock (ros2 bag play --clock)"
 
 
 class Publishers(Protocol):
@@ -92,7 +98,11 @@ class ManagedNode(LifecycleNode, Generic[ConfiguredT, RunningT]):
         self._failure = ""
         self._subject = subject
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._tell_diagnostics)
+        self._clock_log = ThrottledLog(self.get_logger(), period_s=30.0)
+        self._clockless_since_s: float | None = None
+        # On a clock of its own: diagnostics are wanted most where ROS time stands still.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._tell_diagnostics, clock=steady)
 
     # What a node does in its lifecycle.
 
@@ -215,8 +225,23 @@ class ManagedNode(LifecycleNode, Generic[ConfiguredT, RunningT]):
         level, summary, values = self._status()
         if self._configured is not None:
             values = values | self.facts()
+        if self._lacks_clock():
+            level, summary = max(level, DiagnosticStatus.WARN), f"{_NO_CLOCK}; {summary}"
         name = f"{self.get_fully_qualified_name()}: {self._subject}"
         self._diagnostics.publish(diagnostic_array(self.now_ns, name, level, summary, values))
+
+    def _lacks_clock(self) -> bool:
+        """Return whether time has not begun, and say so: a silent sensor cannot be noticed."""
+        now_s = time.monotonic()
+        if self._running is None or self.now_ns:
+            self._clockless_since_s = None
+            return False
+        if self._clockless_since_s is None:
+            self._clockless_since_s = now_s
+        if now_s - self._clockless_since_s < _CLOCK_COMES_S:
+            return False
+        self._clock_log.warn("no_clock", _NO_CLOCK)
+        return True
 
     def _status(self) -> tuple[bytes, str, dict[str, str]]:
         if self._running is not None:

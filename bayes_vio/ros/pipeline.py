@@ -221,8 +221,10 @@ class Pipeline:
             self._log.error("bad_covariance", f"an estimate is not published: {error}")
             return
         self._telemetry.counts["odometry"] += 1
-        if estimate.state is not TrackingState.LOST:  # else it need not have an image
-            self._telemetry.add_latency((self._around.now_ns() - estimate.stamp_ns) / NS_PER_S)
+        now_ns = self._around.now_ns()
+        # A lost estimate need not have an image, and time may not have begun (use_sim_time).
+        if estimate.state is not TrackingState.LOST and now_ns:
+            self._telemetry.add_latency((now_ns - estimate.stamp_ns) / NS_PER_S)
         self._monitor.add_estimate(estimate)
 
     def status(self) -> tuple[bytes, str, dict[str, str]]:

@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,8 +13,10 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed: pip install
 pytestmark = pytest.mark.ros
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.clock import ClockType
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.time import Time
 from std_msgs.msg import Empty
 
 from bayes_vio.ros.lifecycle import Input, ManagedNode
@@ -139,6 +142,24 @@ def test_every_step_is_undone_in_the_reverse_order(node):
     assert node.events == ["made", "begun", "listening", "stopped", "destroyed"]
     with pytest.raises(RuntimeError, match="not configured"):
         _ = node.configured
+
+
+def test_time_that_does_not_begin_is_told(make, monkeypatch):
+    """Diagnostics go on without a clock, and name what is missing while the node runs."""
+    node = make(Example, use_sim_time=True)
+    assert [timer.clock.clock_type for timer in node.timers] == [ClockType.STEADY_TIME]
+    seconds = iter([10.0, 12.9, 13.1, 14.0])
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr("bayes_vio.ros.lifecycle.time", clock)
+    node.start()
+    assert told(node)[:2] == (b"\x01", "at work")
+    assert told(node)[1] == "at work"
+    level, message, _ = told(node)
+    assert level == b"\x01"
+    assert message.startswith("use_sim_time is set, but nothing publishes /clock")
+    assert message.endswith("; at work")
+    node.get_clock().set_ros_time_override(Time(seconds=5, clock_type=ClockType.ROS_TIME))
+    assert told(node)[1] == "at work"
 
 
 def test_shutting_down_from_active_stops_and_frees(node):
