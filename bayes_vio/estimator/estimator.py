@@ -141,7 +141,7 @@ class Estimator:
         values = np.asarray(sample, np.float64)
         fault = self._sample_fault(values)
         if fault is not None:
-            self._count(fault)
+            self._count(*fault)
         else:
             self._take_samples(self._imu_gate.take(stamp_ns, values))
 
@@ -149,7 +149,7 @@ class Estimator:
         """Take one image [height, width] uint8; it is copied."""
         fault = self._image_fault(gray)
         if fault is not None:
-            self._count(fault)
+            self._count(*fault)
         else:
             self._take_images(self._image_gate.take(stamp_ns, gray.copy()))
 
@@ -189,21 +189,27 @@ class Estimator:
             cause = Cause(f"{stream}_stamp_{faulty.fault.value}")
             self._count(cause, f"{faulty.stamp_ns} ns after {faulty.last_ns} ns")
 
-    def _sample_fault(self, sample: Array) -> Cause | None:
+    def _sample_fault(self, sample: Array) -> tuple[Cause, str] | None:
         if sample.shape != (6,):
-            return Cause.IMU_SHAPE
+            return Cause.IMU_SHAPE, f"a sample has the shape {sample.shape}, not (6,)"
         if not np.isfinite(sample).all():
-            return Cause.IMU_NOT_FINITE
+            return Cause.IMU_NOT_FINITE, "a sample holds a number that is not finite"
         s = self._settings
         strong = np.abs(sample[SPECIFIC_FORCE]).max() > s.specific_force_bound_m_s2
         fast = np.abs(sample[ANGULAR_RATE]).max() > s.angular_rate_bound_rad_s
-        return Cause.IMU_OUT_OF_RANGE if strong or fast else None
+        if not (strong or fast):
+            return None
+        said = ", ".join(f"{value:.3g}" for value in sample)
+        return Cause.IMU_OUT_OF_RANGE, f"{said} (m/s^2, rad/s) is more than any car feels"
 
-    def _image_fault(self, gray: Image) -> Cause | None:
+    def _image_fault(self, gray: Image) -> tuple[Cause, str] | None:
         if not isinstance(gray, np.ndarray) or gray.dtype != np.uint8 or gray.ndim != 2:
-            return Cause.IMAGE_TYPE
-        size = (self._camera.height, self._camera.width)
-        return None if gray.shape == size else Cause.IMAGE_SIZE
+            return Cause.IMAGE_TYPE, "an image is no [height, width] of uint8"
+        camera, (height, width) = self._camera, gray.shape
+        if (width, height) == (camera.width, camera.height):
+            return None
+        calibrated = f"the calibration is for {camera.width} x {camera.height}"
+        return Cause.IMAGE_SIZE, f"an image is {width} x {height}, but {calibrated}"
 
     def estimate(self, now_ns: int) -> MotionEstimate | None:
         """Return the newest increment; None: nothing new, or an image waits for IMU samples.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -236,18 +237,26 @@ class Pipeline:
             values = {"state": TrackingState.WAITING.value, "cause": cause}
             return level_of(state), f"waiting: {cause}", values | self._telemetry.values()
         state = worker.estimator.state
-        cause = "paused" if worker.paused else self._cause or self._silent_inputs(state)
+        cause = "paused" if worker.paused else self._cause or self._why_waiting(state, worker)
         values = {"state": state.value, "cause": cause} | self._telemetry.values()
         values |= regime_values(worker.estimator.regime)
         values |= counted(dict(worker.estimator.counters)) | nees_values(self._monitor.window)
         return level_of(state), f"{state.value}: {cause}" if cause else state.value, values
 
-    def _silent_inputs(self, state: TrackingState) -> str:
-        """Name the inputs that have never come, while that may be why there is no estimate."""
+    def _why_waiting(self, state: TrackingState, worker: EstimationWorker) -> str:
+        """Name the inputs that have never come, or why images are left out, before an estimate."""
         if state is not TrackingState.WAITING:
             return ""
         silent = [name for name in ("image", "imu") if not self._telemetry.counts[name]]
-        return f"no {' and no '.join(silent)} yet" if silent else ""
+        if len(silent) == 1:
+            text = f"no {silent[0]} yet: see its topic, its QoS, image_transport"
+            self._log.warn("silent_input", f"waiting: {text}")
+        if silent:
+            return f"no {' and no '.join(silent)} yet"
+        counted = Counter(worker.estimator.counters) + self._telemetry.refused
+        counted.pop("image_overtaken", None)  # part of normal work
+        faults = {cause: n for cause, n in counted.items() if cause.startswith("image_")}
+        return max(faults, key=lambda cause: faults[cause], default="")
 
 
 def effective_offset_s(parameters: NodeParameters, artifact: MotionArtifact) -> float:

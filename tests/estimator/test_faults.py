@@ -303,41 +303,50 @@ def test_small_steps_back_are_dropped_and_counted():
 
 
 @pytest.mark.parametrize(
-    ("sample", "cause"),
+    ("sample", "cause", "told"),
     [
-        (np.full(6, np.nan), "imu_not_finite"),
-        ([0, 0, 9.8, 0, 0, np.inf], "imu_not_finite"),
-        (np.zeros(5), "imu_shape"),
-        ([0, 0, 9.8, 0, 0, 1e4], "imu_out_of_range"),
-        ([1e30, 0, 9.8, 0, 0, 0], "imu_out_of_range"),
+        (np.full(6, np.nan), "imu_not_finite", "a number that is not finite"),
+        ([0, 0, 9.8, 0, 0, np.inf], "imu_not_finite", "a number that is not finite"),
+        (np.zeros(5), "imu_shape", "the shape (5,), not (6,)"),
+        ([0, 0, 9.8, 0, 0, 1e4], "imu_out_of_range", "0, 0, 9.8, 0, 0, 1e+04 (m/s^2, rad/s)"),
+        ([1e30, 0, 9.8, 0, 0, 0], "imu_out_of_range", "1e+30, 0, 9.8, 0, 0, 0"),
     ],
 )
-def test_bad_imu_values_are_left_out_and_counted(sample, cause):
+def test_bad_imu_values_are_left_out_and_counted(sample, cause, told):
     estimator = Estimator(KnownArtifact())
     estimator.feed_imu(START_NS, sample)
     estimator.feed_imu(0, np.zeros(6))
     assert estimator.counters == {cause: 1, "imu_stamp_invalid": 1}
-    assert estimator.events()[0] == cause
+    event = estimator.events()[0]
+    assert event.startswith(f"{cause}: ")
+    assert told in event
     spoiled = Drive(samples=lambda k, s: np.asarray(sample) if k % 50 == 25 else s)
     states = {e.state for e in spoiled.run(estimator, 2.0)}
     assert states == {TRACKING}
 
 
 @pytest.mark.parametrize(
-    ("image", "cause"),
+    ("image", "cause", "told"),
     [
-        (np.zeros((80, 255), np.uint8), "image_size"),
-        (np.zeros((80, 256), np.float32), "image_type"),
-        (np.zeros((80, 256, 3), np.uint8), "image_type"),
-        (np.zeros((0, 0), np.uint8), "image_size"),
-        (None, "image_type"),
+        (
+            np.zeros((80, 255), np.uint8),
+            "image_size",
+            "is 255 x 80, but the calibration is for 256",
+        ),
+        (np.zeros((80, 256), np.float32), "image_type", "no [height, width] of uint8"),
+        (np.zeros((80, 256, 3), np.uint8), "image_type", "no [height, width] of uint8"),
+        (np.zeros((0, 0), np.uint8), "image_size", "is 0 x 0"),
+        (None, "image_type", "no [height, width] of uint8"),
     ],
 )
-def test_bad_images_are_left_out_and_counted(image, cause):
+def test_bad_images_are_left_out_and_counted(image, cause, told):
     estimator = Estimator(KnownArtifact())
     estimator.feed_image(START_NS, image)
     estimator.feed_image(0, scene(0))
     assert estimator.counters == {cause: 1, "image_stamp_invalid": 1}
+    event = estimator.events()[0]
+    assert event.startswith(f"{cause}: ")
+    assert told in event
     assert estimator.estimate(START_NS) is None
 
 

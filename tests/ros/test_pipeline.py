@@ -163,6 +163,31 @@ def test_nothing_starts_before_the_calibration_is_complete(piped):
     assert p.telemetry.refused["camera_info_changed"] == 1
 
 
+def test_an_input_that_does_not_come_beside_the_other_is_told(piped):
+    """As where images are compressed and image_transport says raw."""
+    p = piped(camera_source=CalibrationSource.ARTIFACT)
+    assert p.pipeline.status()[1] == "waiting: no image and no imu yet"
+    assert not p.lines  # the robot may not have started
+    p.pipeline.on_imu(wire(imu_message(NOW_NS)))
+    assert p.pipeline.status()[1] == "waiting: no image yet"
+    assert any("no image yet: see its topic, its QoS, image_transport" in x for x in p.lines)
+
+
+def test_images_that_cannot_be_used_are_told_while_waiting(piped):
+    p = piped()
+    info = camera_info_message()
+    info.width, info.height = 2 * info.width, 2 * info.height
+    p.pipeline.on_camera_info(info)
+    p.pipeline.on_imu(wire(imu_message(NOW_NS)))
+    p.pipeline.on_image(image_message(NOW_NS, 0))
+    deadline_s = time.monotonic() + 20.0
+    while not any("image_size" in line for line in p.lines) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert p.pipeline.status()[1] == "waiting: image_size"
+    told = f"an image is {info.width // 2} x {info.height // 2}, but the calibration is for"
+    assert any(told in line for line in p.lines)
+
+
 def test_a_camera_that_sees_too_little_is_an_error_that_says_so(piped):
     p = piped()
     narrow = camera_info_message()
