@@ -36,6 +36,20 @@ def storage_files(path: Path) -> list[Path]:
     return files
 
 
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each bag, with its folder's where several are called alike."""
+    names = [bag_name(path) for path in paths]
+    folders = [path.resolve().parent.name for path in paths]
+    told = [
+        f"{name} ({folder})" if names.count(name) > 1 else name
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    return [
+        f"{name} {told[:k].count(name) + 1}" if told.count(name) > 1 else name
+        for k, name in enumerate(told)
+    ]
+
+
 def check_distinct(paths: Sequence[Path]) -> None:
     """Raise BagError where a recording is given twice: its data would count double."""
     resolved = [path.resolve() for path in paths]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 
 from bayes_vio.artifact import MotionArtifact, read_description
 from bayes_vio.choices import Predictive
-from bayes_vio.data.bag_files import check_distinct
+from bayes_vio.data.bag_files import check_distinct, distinct_names
 from bayes_vio.data.bags import Topics, open_streams
 from bayes_vio.data.samples import Extrinsics, Streams
 from bayes_vio.estimator import Estimator
@@ -47,15 +47,16 @@ def evaluate(
     """
     if not bag_paths:
         raise ValueError("There is no recording to evaluate on: name at least one bag.")
-    check_distinct([Path(path) for path in bag_paths])
+    bag_paths = [Path(path) for path in bag_paths]
+    check_distinct(bag_paths)
     with _one_thread():
         whole = MotionArtifact.load(Path(artifact_path), device)
         choice = choose_predictive(whole, predictive, latency_budget_s)
     artifact = choice.artifact
     runs: list[Run] = []
     sources: list[dict] = []
-    for path in map(Path, bag_paths):
-        streams = open_streams(path, topics, extrinsics)
+    for path, name in zip(bag_paths, distinct_names(bag_paths), strict=True):
+        streams = replace(open_streams(path, topics, extrinsics), name=name)
         runs.append(_run(artifact, streams, progress))
         sources.append(_source(path, streams))
     facts = artifact_facts(Path(artifact_path), choice, device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayes_vio.data.bag_files import check_distinct
+from bayes_vio.data.bag_files import check_distinct, distinct_names
 from bayes_vio.data.bags import Topics, open_streams
 from bayes_vio.data.camera_rotation import (
     CameraRotation,
@@ -91,9 +91,9 @@ def read_recordings(
     """
     _check_split(train, validation)
     prepared = []
-    for path in [*train, *validation]:
-        streams = open_streams(path, topics, extrinsics)
-        name = streams.name
+    paths = [*train, *validation]
+    for path, name in zip(paths, distinct_names(paths), strict=True):
+        streams = replace(open_streams(path, topics, extrinsics), name=name)
         if streams.reference is None:
             raise ValueError(NO_REFERENCE.format(path))  # said before its images are decoded
         recording = prepare(

@@ -11,7 +11,7 @@ import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from bayes_vio.data import compression
-from bayes_vio.data.bag_files import bag_name
+from bayes_vio.data.bag_files import bag_name, distinct_names
 from bayes_vio.data.bag_reader import BagReader
 from bayes_vio.data.bag_writer import BagWriter
 from bayes_vio.data.bags import BagError, open_streams
@@ -137,6 +137,15 @@ def test_names(tmp_path):
     for folder in ("2024.05.01", "2024.05.02"):
         (tmp_path / folder).mkdir()
         assert bag_name(tmp_path / folder) == folder
+
+
+def test_bags_that_are_called_alike_are_told_apart(tmp_path):
+    paths = [tmp_path / p for p in ("a/x/rosbag2", "a/y/rosbag2", "b/y/rosbag2", "a/x/drive")]
+    for path in paths:
+        path.mkdir(parents=True)
+    names = ["rosbag2 (x)", "rosbag2 (y) 1", "rosbag2 (y) 2", "drive"]
+    assert distinct_names(paths) == names
+    assert distinct_names(paths[2:]) == ["rosbag2", "drive"]
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
