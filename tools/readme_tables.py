@@ -120,11 +120,11 @@ def odometry(r: dict[str, Any]) -> list[str]:
     """Return every method's drift and calibration on the semi-synthetic test drives."""
     v = r["test"]
     lines = [
-        "**Odometry beside its peers** (`python benchmarks/odometry.py --samples 400 --methods "
-        "INF constant noise diagonal last classical --test`; `make bench-odometry` for all of "
-        "them, on validation): semi-synthetic drives, that is a "
-        "real car's trajectory and IMU with rendered frames; test "
-        f"{', '.join(v['evaluated_on'])}, calibrated on {', '.join(v['calibrated_on'])}.",
+        "**Odometry beside its peers** (`python benchmarks/odometry.py --samples 400 --members "
+        "ARTIFACT... --test`; `make bench-odometry` on validation): semi-synthetic drives, that "
+        "is a real car's trajectory and IMU with rendered frames; test "
+        f"{', '.join(v['evaluated_on'])}, all calibrated by one rule on "
+        f"{', '.join(v['calibrated_on'])} and training.",
         "",
         "| method | t_rel | r_rel per 100 m | NEES / 6 at 1, 10, 100 frames | NLL at 1, 10, 100 |",
         "|---|---|---|---|---|",
