@@ -88,11 +88,10 @@ def test_noise_is_less_where_the_bias_is_known_and_of_its_own_size_without_a_cam
     # The scale's prior holds it nearer to one.
     assert (scale > 0.8 * np.minimum(rms, 1)).all()
     assert (scale < 1.25 * np.maximum(rms, 1)).all()
-    with_bias = x.dt.mean() * np.abs(BIAS_RAD_S) / STD_RAD
-    assert (scale < 0.6 * with_bias.numpy()).all()
-    assert max(found.imu_alone_bias_known_scale[ANGULAR]) < 0.5 * min(
-        found.bias_known_scale[ANGULAR]
-    )
+    with_bias = float(x.dt.mean()) * np.abs(BIAS_RAD_S) / STD_RAD
+    assert (scale < 0.6 * with_bias).all()
+    # Sure by a hundred times less, of the same errors.
+    assert max(found.imu_alone_bias_known_scale[ANGULAR]) < 0.8 * min(scale)
     assert max(found.standing_std) < 0.1
     assert found.scale(camera_sees=True, bias_known=False).tolist() == [1.0] * 6
 
