@@ -23,10 +23,19 @@ from bayes_vio.data.messages import (
     stamp_ns_of,
 )
 from bayes_vio.data.mounting import StaticFrames, frame_name
-from bayes_vio.data.samples import CameraModel, Extrinsics, ImuStream, ReferenceStream, Streams
+from bayes_vio.data.samples import (
+    CameraModel,
+    Extrinsics,
+    ImuStream,
+    ReferenceStream,
+    Streams,
+    same_camera,
+)
 from bayes_vio.data.series import Series, cdr_header
 from bayes_vio.data.topics import Selection, Topics, select_topics
 from bayes_vio.data.units import check_units
+
+_BEHIND_STAMP = 12  # in a serialised message that begins with a header
 
 __all__ = ["BagError", "Topics", "open_streams"]
 
@@ -66,6 +75,7 @@ class _FirstPass:
         self._reference = Series(7, "reference", f"{path}, topic {selection.reference}")
         self._static = StaticFrames()
         self._camera: CameraModel | None = None
+        self._calibration, self._other_calibrations = b"", 0
         self._read: dict[str, Callable[[RawMessage], None]] = {"/tf_static": self._read_static}
         readers = {
             selection.image: self._read_image,
@@ -91,8 +101,19 @@ class _FirstPass:
         self._image.append(stamp_ns, raw.log_ns, frame_id, ())
 
     def _read_camera(self, raw: RawMessage) -> None:
+        calibration = raw.payload[_BEHIND_STAMP:]
         if self._camera is None:
-            self._camera = camera_model(raw.decoded())
+            self._camera, self._calibration = camera_model(raw.decoded()), calibration
+        elif calibration != self._calibration:
+            self._other_calibrations += not self._is_known(raw)
+
+    def _is_known(self, raw: RawMessage) -> bool:
+        """Return whether a camera_info says the same as the first."""
+        assert self._camera is not None
+        try:
+            return same_camera(camera_model(raw.decoded()), self._camera)
+        except BagError:
+            return False
 
     def _read_imu(self, raw: RawMessage) -> None:
         message = raw.decoded()
@@ -132,6 +153,8 @@ class _FirstPass:
                 "calibration is not supported"
             )
         dropped: dict[str, int] = {}
+        if self._other_calibrations:
+            dropped["camera_info: unlike the first"] = self._other_calibrations
         image_ns, image_kept, _ = self._image.cleaned(dropped)
         mounting = extrinsics or self._static_extrinsics()
         logged_ns = self._image.logged_ns(image_kept)

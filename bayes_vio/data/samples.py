@@ -35,6 +35,15 @@ class CameraModel:
     coefficients: NDArray[np.float64] = field(default_factory=lambda: np.zeros(5))
 
 
+def same_camera(a: CameraModel, b: CameraModel) -> bool:
+    """Return whether two calibrations are the same numbers."""
+    return (
+        (a.width, a.height, a.distortion) == (b.width, b.height, b.distortion)
+        and np.array_equal(a.K, b.K)
+        and np.array_equal(a.coefficients, b.coefficients)
+    )
+
+
 @dataclass(frozen=True)
 class Extrinsics:
     """Where the sensors sit: T_base_imu, T_base_camera (optical frame) [4, 4], and who says so."""

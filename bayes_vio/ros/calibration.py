@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bayes_vio.data.messages import BagError, camera_model
 from bayes_vio.data.mounting import StaticFrames, is_rigid
-from bayes_vio.data.samples import CameraModel, Extrinsics
+from bayes_vio.data.samples import CameraModel, Extrinsics, same_camera
 from bayes_vio.geometry import so3
 from bayes_vio.ros.messages import pose_matrix
 from bayes_vio.ros.parameters import CalibrationSource, NodeParameters
@@ -157,12 +157,3 @@ def check_agreement(given: Extrinsics, fitted: Extrinsics, parameters: NodeParam
                 f"artifact's: correct it, fit an artifact for this vehicle, or raise "
                 f"extrinsics_tolerance_m and extrinsics_tolerance_rad"
             )
-
-
-def same_camera(a: CameraModel, b: CameraModel) -> bool:
-    """Return whether two calibrations are the same numbers."""
-    return (
-        (a.width, a.height, a.distortion) == (b.width, b.height, b.distortion)
-        and np.array_equal(a.K, b.K)
-        and np.array_equal(a.coefficients, b.coefficients)
-    )

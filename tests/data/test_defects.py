@@ -1,5 +1,7 @@
 """Messages that cannot be used are counted by cause, or the bag is refused."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from bayes_vio.data.message_parts import TYPESTORE, transform_message
 from bayes_vio.data.messages import MessageType
 from bayes_vio.data.recording import prepare
 from tests.data.bag_cases import GRAY, camera_bag, image_message, mounted, stamps
-from tests.data.drives import START_NS
+from tests.data.drives import START_NS, VIEW_CAMERA
 
 
 def test_every_defect_is_counted_by_cause(tmp_path):
@@ -136,6 +138,19 @@ def test_absurd_numbers_are_dropped_and_counted(tmp_path):
             bag.odometry(stamp, far)
     streams = open_streams(tmp_path / "bag")
     assert streams.dropped == {"imu: absurd value": 1, "reference: absurd value": 1}
+
+
+def test_a_calibration_that_changes_is_counted(tmp_path):
+    """The first holds; the same numbers at another time are no change."""
+    with BagWriter(tmp_path / "bag") as bag:
+        camera_bag(bag, 4)
+        for k, stamp in enumerate(stamps(4)):
+            zoomed = replace(VIEW_CAMERA, K=VIEW_CAMERA.K * (2 if k == 1 else 1))
+            bag.camera_info(stamp, VIEW_CAMERA if k != 2 else replace(zoomed, width=0))
+            bag.camera_info(stamp, zoomed)
+    streams = open_streams(tmp_path / "bag")
+    np.testing.assert_array_equal(streams.camera.K, VIEW_CAMERA.K)
+    assert streams.dropped == {"camera_info: unlike the first": 2}
 
 
 @pytest.mark.parametrize("quaternion", [(0, 0, 0, 0), (np.nan, 0, 0, 1), (0, 0, 0, 1e200)])
