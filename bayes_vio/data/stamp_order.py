@@ -94,8 +94,8 @@ def stamp_faults(stamp_ns: Stamps, wanted: NDArray[np.bool_] | None = None) -> N
 
     Where two stretches overlap the fewer messages are at fault. Where many overlap by more than a
     second, or a day passes between two messages, the clock was set, and what is then called
-    right is the stretch on one clock that holds most of the messages ``wanted`` [n] (None: all).
-    Stamps without fault rise strictly.
+    right is the stretch on one clock that holds most of the messages ``wanted`` [n] (None, or
+    where none is: all). Stamps without fault rise strictly.
     """
     faults = np.full(len(stamp_ns), Cause.NONE, dtype=np.uint8)
     if not len(stamp_ns):
@@ -107,7 +107,8 @@ def stamp_faults(stamp_ns: Stamps, wanted: NDArray[np.bool_] | None = None) -> N
     for start, end in pairwise(edges[1:]):
         _leave_strays(stretches, stamp_ns, start)
         _go_on(stretches, stamp_ns, start, end, faults)
-    kept = max(range(len(stretches)), key=lambda k: stretches[k].count_of(wanted))
+    sizes = [(stretch.count_of(wanted), stretch.count) for stretch in stretches]
+    kept = sizes.index(max(sizes))
     is_kept = np.zeros(len(stamp_ns), dtype=bool)
     for k, stretch in enumerate(stretches):
         cause = Cause.STRAY_STAMP if stretch.count <= _FEW else CLOCK_SET[k > kept]

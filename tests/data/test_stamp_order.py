@@ -77,6 +77,8 @@ def test_of_a_clock_that_was_set_the_wanted_part_stays():
     wanted = np.arange(200) < 40
     faults = stamp_faults(stamps, wanted)
     assert np.flatnonzero(faults == Cause.NONE).tolist() == list(range(60))
+    unlogged = stamp_faults(stamps, np.zeros(200, dtype=bool))  # another clock logged these
+    assert np.flatnonzero(unlogged == Cause.NONE).tolist() == list(range(60, 200))
 
 
 def test_a_stray_message_does_not_hide_that_the_clock_was_set():
