@@ -46,7 +46,14 @@ def check_creatable(path: Path) -> None:
 
 
 def check_writable_folder(path: Path) -> None:
-    """Raise an OSError where files could not be written into the folder ``path``."""
+    """Raise an OSError where files could not be written into the folder ``path``.
+
+    Raises ValueError for a folder that is one thing: files beside an artifact's or a bag's own
+    would keep it from being replaced, or change what it is known by.
+    """
+    for name, what in (("artifact.json", "an artifact"), ("metadata.yaml", "a bag")):
+        if (path / name).exists():
+            raise ValueError(f"{path} is {what}; choose another folder to write to")
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} exists and is no folder; choose another path")
     check_creatable(path / "file")

@@ -187,6 +187,16 @@ def test_a_file_for_an_artifact_is_told(ready: Path, capsys: pytest.CaptureFixtu
     assert f"{file} is a file: an artifact is a folder" in capsys.readouterr().err
 
 
+def test_nothing_is_written_into_an_artifact_or_a_bag(
+    ready: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, what in (("artifact", "an artifact"), ("train", "a bag")):
+        before = sorted((ready / name).iterdir())
+        assert cli.main([str(a) for a in evaluation_of(ready, ready / name)]) == 2
+        assert f"{ready / name} is {what}; choose another folder" in capsys.readouterr().err
+        assert sorted((ready / name).iterdir()) == before
+
+
 def test_a_file_for_a_work_folder_is_told(
     ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
