@@ -208,9 +208,9 @@ def _percent(value: float | None) -> str:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    for i, column in enumerate(columns):
-        if i:
-            table.add_column(column, justify="right")
-        else:  # names are wrapped where the terminal is narrow: cut off, layers look alike
-            table.add_column(column, overflow="fold", min_width=12)
+    first, *others = columns
+    # Names are wrapped where the terminal is narrow: cut off, layers look alike.
+    table.add_column(first, overflow="fold")
+    for column in others:
+        table.add_column(column, justify="right", overflow="fold")
     return table

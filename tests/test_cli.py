@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 from dataclasses import fields
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import create_autospec
@@ -11,10 +12,12 @@ from unittest.mock import create_autospec
 import numpy as np
 import pytest
 import typer
+from rich.console import Console
 
 from bayes_vio import __version__, cli
 from bayes_vio.choices import Structure
 from bayes_vio.cli import main
+from bayes_vio.inspection import inspect_artifact
 from tests.motion_cases import tiny_artifact
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -264,6 +267,14 @@ def test_defaults_of_fit_are_those_of_the_settings():
 def test_inspect_shows_an_artifact(artifact, capsys):
     assert main(["inspect", "--artifact", str(artifact)]) == 0
     assert "inf" in capsys.readouterr().out
+
+
+def test_inspect_cuts_nothing_off_in_a_narrow_terminal(artifact):
+    shown = StringIO()
+    inspect_artifact(artifact, Console(width=80, file=shown))
+    lines = shown.getvalue().splitlines()
+    assert "…" not in shown.getvalue()
+    assert {line[-1:] for line in lines if line.startswith("│")} == {"│"}  # no column is lost
 
 
 def node_module(monkeypatch) -> list[list[str]]:
