@@ -6,8 +6,9 @@ of the eight classes' training images but those kept aside, mirrored and shifted
 network and a number of epochs that a CPU can bear. The classes out of distribution are the last
 two by name; images to test on are a part of each set. How methods are compared is told in
 ``ood.py``. Left out is "full", whose matrix over 148 872 weights does not fit a machine; mean
-field, sparse dropout and the ensemble, which train several times as long, run
-where ``--methods`` names them. Writes benchmarks/results/cifar_ood.json and its pictures.
+field, sparse dropout and the ensemble, which train several times as long, run where ``--methods``
+names them (``--join`` keeps the other rows). Writes benchmarks/results/cifar_ood.json and its
+pictures.
 """
 
 from __future__ import annotations
