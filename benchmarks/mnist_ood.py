@@ -42,7 +42,7 @@ RANK = 200
 # square is what predictions work with.
 COMPACT_RANK = 1500
 # The same within 1.3 native diagonals: time bounds it before storage does (to fill that takes a
-# rank of some 11 000: matrices of a gigabyte, and hours).
+# rank of 9900: matrices of a gigabyte, and hours).
 WIDE_RANK = 2500
 
 
