@@ -138,7 +138,18 @@ def odometry(r: dict[str, Any]) -> list[str]:
             f"| {name} | {drift['t_rel_percent']:.1f} % | {drift['r_rel_deg_per_100m']:.2f} deg "
             f"| {nees} | {nll} |"
         )
-    return lines
+    return [*lines, "", _best_likelihood(v["methods"])]
+
+
+def _best_likelihood(methods: dict[str, Any]) -> str:
+    """Say whose likelihood of a single frame is best, and what doubt about inputs costs."""
+    nll = {name: m["horizons"]["1"]["nll"] for name, m in methods.items()}
+    told = "Best likelihood of a frame: " + ", then ".join(sorted(nll, key=nll.__getitem__)[:3])
+    published, alone = nll["INF (as published)"], nll.get("INF alone")
+    if alone is None:
+        return f"{told}."
+    cost = f"{published - alone:.2f} nats"
+    return f"{told}. Published are also doubts about unusual inputs, which cost {cost} here."
 
 
 # Where a table is not named after the file of results that it shows.
