@@ -14,7 +14,7 @@ WORKERS ?= 2
 # What needs no recordings and no arguments; all others tell in their first lines what they want,
 # as in make bench BENCHMARKS='storage prior_search'.
 BENCHMARKS ?= posterior_latency sampling curvature_pass reading rendering alignment planning \
-    fit_memory node soak peers
+    fit_memory node soak held_up peers
 # As in ODOMETRY_ARGS='--bags FOLDER --artifact FITTED'.
 ODOMETRY_ARGS ?=
 
