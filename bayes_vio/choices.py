@@ -22,6 +22,29 @@ class Structure(str, Enum):
         return self is Structure.ELLA
 
 
+# Structures that a motion network's posterior cannot have, and why.
+_UNFIT = {
+    Structure.FULL: "its matrix would have a side of all weights",
+    Structure.SUBNETWORK: "the weights of largest variance are those that no drive informs, so "
+    "that its covariance is next to nothing",
+    Structure.ELLA: "it has no samples of weights, by which it is measured how long errors last",
+    Structure.KFLR: "BackPACK reads no network of several inputs",
+    Structure.KFRA: "BackPACK reads no network of several inputs",
+}
+
+
+def check_structure(name: str) -> None:
+    """Raise ValueError where a motion network's posterior cannot have this structure."""
+    fit_for_motion = ", ".join(s.value for s in Structure if s not in _UNFIT)
+    if name not in {s.value for s in Structure}:
+        raise ValueError(f"structure {name!r} is not known: use one of {fit_for_motion}")
+    if reason := _UNFIT.get(Structure(name)):
+        raise ValueError(
+            f"structure '{name}' is not for the motion network: {reason}; use one of "
+            f"{fit_for_motion}"
+        )
+
+
 class Fisher(str, Enum):
     """Which second moment of output gradients stands for the curvature.
 

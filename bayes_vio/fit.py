@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bayes_vio.artifact import MotionArtifact, check_replaceable, read_description
-from bayes_vio.choices import NumberFormat, Structure
+from bayes_vio.choices import NumberFormat, Structure, check_structure
 from bayes_vio.circumstances import measure_circumstances
 from bayes_vio.conventions import ANGULAR
 from bayes_vio.data.bags import Topics
@@ -45,15 +45,6 @@ from bayes_vio.training.reliability import measure_reliability
 from bayes_vio.whole_files import sole_use
 
 STRIDES = (1, 2, 3, 4, 5)
-# Structures that a motion network's posterior cannot have, and why.
-_UNFIT = {
-    Structure.FULL: "its matrix would have a side of all weights",
-    Structure.SUBNETWORK: "the weights of largest variance are those that no drive informs, so "
-    "that its covariance is next to nothing",
-    Structure.ELLA: "it has no samples of weights, by which it is measured how long errors last",
-    Structure.KFLR: "BackPACK reads no network of several inputs",
-    Structure.KFRA: "BackPACK reads no network of several inputs",
-}
 
 
 @dataclass(frozen=True)
@@ -153,18 +144,6 @@ def _sole_use(work_dir: Path, workers: Workers) -> Iterator[None]:
             if workers.is_first:
                 held.enter_context(sole_use(work_dir, "fit", cache=work_dir / "frames"))
         yield
-
-
-def check_structure(name: str) -> None:
-    """Raise ValueError where a motion network's posterior cannot have this structure."""
-    fit_for_motion = ", ".join(s.value for s in Structure if s not in _UNFIT)
-    if name not in {s.value for s in Structure}:
-        raise ValueError(f"structure {name!r} is not known: use one of {fit_for_motion}")
-    if reason := _UNFIT.get(Structure(name)):
-        raise ValueError(
-            f"structure '{name}' is not for the motion network: {reason}; use one of "
-            f"{fit_for_motion}"
-        )
 
 
 def _check_memory(recordings: Recordings, settings: FitSettings, device: torch.device) -> None:

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from bayes_vio.artifact import MotionArtifact
-from bayes_vio.choices import Predictive, Structure
+from bayes_vio.choices import Predictive, Structure, check_structure
 from bayes_vio.cli import main
-from bayes_vio.fit import check_structure
 from bayes_vio.posterior import budget, fit_posterior
 from bayes_vio.posterior.budget import variance_shares
 from bayes_vio.posterior.captured import CapturedPredictive

@@ -8,33 +8,24 @@ artifact.json changes.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
+
+from artifact_recordings import parser_of, prepared
 
 from bayes_vio.artifact import MotionArtifact
 from bayes_vio.circumstances import measure_circumstances
-from bayes_vio.data.bags import open_streams
-from bayes_vio.data.dataset import PreparedRecording, prepare
 
 
 def main() -> None:
     """Write the artifact back with what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("--train", type=Path, nargs="+", required=True)
-    parser.add_argument("--validation", type=Path, nargs="+", required=True)
-    parser.add_argument("--cache", type=Path, default=Path("out/circumstances/frames"))
+    parser = parser_of(__doc__, "circumstances")
     arguments = parser.parse_args()
     artifact = MotionArtifact.load(arguments.artifact)
-
-    def prepared(bags: list[Path]) -> list[PreparedRecording]:
-        recordings = [prepare(open_streams(bag), arguments.cache) for bag in bags]
-        return [r.with_time_offset(artifact.time_offset_s) for r in recordings]
-
-    measured = measure_circumstances(
-        artifact.posterior, prepared(arguments.train), prepared(arguments.validation)
+    train, validation = (
+        prepared(artifact, bags, arguments.cache)
+        for bags in (arguments.train, arguments.validation)
     )
+    measured = measure_circumstances(artifact.posterior, train, validation)
     replace(artifact, circumstances=measured).save(arguments.artifact)
     print(measured)
 

@@ -8,36 +8,27 @@ artifact.json changes; with --only just the named fields of its ``reliability`` 
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import fields, replace
-from pathlib import Path
+
+from artifact_recordings import parser_of, prepared
 
 from bayes_vio.artifact import MotionArtifact
-from bayes_vio.data.bags import open_streams
-from bayes_vio.data.dataset import PreparedRecording, prepare
 from bayes_vio.models.reliability import Reliability
 from bayes_vio.training.reliability import measure_reliability
 
 
 def main() -> None:
     """Write the artifact back with what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("--train", type=Path, nargs="+", required=True)
-    parser.add_argument("--validation", type=Path, nargs="+", required=True)
-    parser.add_argument("--cache", type=Path, default=Path("out/reliability/frames"))
+    parser = parser_of(__doc__, "reliability")
     names = [field.name for field in fields(Reliability)]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="FIELD")
     arguments = parser.parse_args()
     artifact = MotionArtifact.load(arguments.artifact)
-
-    def prepared(bags: list[Path]) -> list[PreparedRecording]:
-        recordings = [prepare(open_streams(bag), arguments.cache) for bag in bags]
-        return [r.with_time_offset(artifact.time_offset_s) for r in recordings]
-
-    usual = measure_reliability(
-        artifact.model, prepared(arguments.train), prepared(arguments.validation)
+    train, validation = (
+        prepared(artifact, bags, arguments.cache)
+        for bags in (arguments.train, arguments.validation)
     )
+    usual = measure_reliability(artifact.model, train, validation)
     if usual is None:
         raise SystemExit("no validation recording has an IMU: nothing can be measured")
     known = artifact.reliability or usual
