@@ -1,5 +1,6 @@
 """Training batches that do not fit in memory are refused before training."""
 
+import ctypes
 import gc
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from bayes_vio.models.motion import MotionModel
 from bayes_vio.training.batch_memory import batch_bytes, check_batch
 from tests.cli_process import SERVER
 from tests.motion_cases import TINY, Samples
+
+# glibc's name: a tensor larger than this leaves the process when it is freed. Without it the heap
+# keeps freed tensors as holes, and the peak depends on what the process did before.
+M_MMAP_THRESHOLD = -3
 
 
 class Set(Samples):
@@ -30,6 +35,7 @@ def dataset(n: int) -> Any:
 def measure(pipe: Any, n: int) -> None:
     """Send estimate and measured peak of one forward and backward pass over n samples."""
     torch.set_num_threads(1)
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
     data, model = dataset(n), MotionModel()
     model(data.batch([0, 1])[0])[0].sum().backward()
     counted = batch_bytes(model, data, n, 1)
@@ -53,7 +59,7 @@ def test_the_count_is_near_the_measured_peak() -> None:
     theirs.close()
     counted, peak = ours.recv()
     process.join()
-    assert 0.95 * counted <= peak <= 1.67 * counted
+    assert counted <= peak <= 1.3 * counted
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_one_that_does() -> None:
