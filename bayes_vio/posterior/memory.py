@@ -60,13 +60,15 @@ class NetworkSize:
     """What memory depends on: the layers, and what one batch leaves behind.
 
     ``activation_bytes`` and ``gradient_numbers`` are per datum, the latter per column of the
-    Fisher; ``item`` is the bytes of a number in the network's dtype.
+    Fisher; ``item`` is the bytes of a number in the network's dtype. ``stacks``: columns are
+    pulled back one by one and put together, not in one vectorised pass.
     """
 
     layers: tuple[LayerSize, ...]
     activation_bytes: int
     gradient_numbers: int
     columns: int
+    stacks: bool
     item: int
     batch: int
     n_batches: int | None
@@ -120,8 +122,8 @@ class NetworkSize:
         return self.batch * (self.activation_bytes + gradients)
 
     def reading(self) -> int:
-        """Return the bytes that reading one batch takes: gradients are stacked, then used."""
-        stacking = self.batch * self.columns * self.gradient_numbers * self.item
+        """Return the bytes that reading one batch takes: gradients are put together, then used."""
+        stacking = self.batch * self.columns * self.gradient_numbers * self.item * self.stacks
         return self.recorded() + max(stacking, *(self._chunk(layer) for layer in self.layers))
 
     def _chunk(self, layer: LayerSize) -> int:
@@ -169,6 +171,7 @@ def network_size(data: Pass, first: Any, batch: int) -> NetworkSize:
         activation_bytes=max(0, kept[1] - kept[0]),
         gradient_numbers=sum(numbers.values()),
         columns=columns,
+        stacks=columns == 1 or not data.can_batch,
         item=weights.element_size(),
         batch=batch,
         n_batches=_length(data.loader) if data.workers.size == 1 else None,
@@ -283,12 +286,14 @@ def _ella(size: NetworkSize, settings: StructureSettings) -> dict[str, int]:
     n_points = max(1, n_points)
     rows = min(points_at_once(size.weights), max(1, n_points // (size.n_batches or n_points)))
     kernel, direction = n_points**2 * _DOUBLE, size.weights * min(n_eigen, n_points)
-    # Put together from its layers' parts; and with several parts another one beside it.
-    gradients = (2 if rows >= n_points else 3) * rows * size.weights * size.item
+    # Put together from its layers' parts.
+    gradients = 2 * rows * size.weights * size.item
+    other = 0 if rows >= n_points else rows * size.weights * size.item
     return {
-        "kernel": kernel + gradients,
+        "kernel": kernel + gradients + other,
         "eigenvectors": 4 * kernel,
-        "directions": 2 * kernel + 3 * direction * _DOUBLE,
+        # Their sum, and what is added to it or what it is made orthonormal in.
+        "directions": 2 * kernel + direction * _DOUBLE + max(gradients, direction * _DOUBLE),
         "tangents": direction * (_DOUBLE + 2 * size.item) + size.tangents(n_eigen),
     }
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -16,6 +14,7 @@ from bayes_vio.memory import InsufficientMemoryError
 from bayes_vio.posterior import fit_posterior
 from bayes_vio.posterior.memory import needed_bytes
 from tests.cli_process import SERVER
+from tests.peak_memory import peak_bytes, return_freed_memory
 
 
 class Tokens(nn.Module):
@@ -102,19 +101,11 @@ def measured(name: str, options: dict) -> tuple[float, float]:
 
 def _measure(pipe: Any, name: str, options: dict) -> None:
     torch.set_num_threads(1)
+    return_freed_memory()
     tiny = options | {"rank": 3, "subset_size": 9, "n_points": 5, "n_eigen": 2}
     if options["structure"] != "full":  # what a first fit loads is not what it needs
         fit_posterior(*prepared("small"), noise_cov=0.1, **tiny)
     estimate = estimated(name, options)
     model, loader = prepared(name)
-    gc.collect()
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    fit_posterior(model, loader, noise_cov=0.1, **options)
-    pipe.send((estimate, _status("VmHWM") - before))
-
-
-def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    return float(fields[field].split()[0]) * 1024
+    peak = peak_bytes(lambda: fit_posterior(model, loader, noise_cov=0.1, **options))
+    pipe.send((estimate, peak))

@@ -1,8 +1,5 @@
 """Training batches that do not fit in memory are refused before training."""
 
-import ctypes
-import gc
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +12,7 @@ from bayes_vio.models.motion import MotionModel
 from bayes_vio.training.batch_memory import batch_bytes, check_batch
 from tests.cli_process import SERVER
 from tests.motion_cases import TINY, Samples
-
-# glibc's name: a tensor larger than this leaves the process when it is freed. Without it the heap
-# keeps freed tensors as holes, and the peak depends on what the process did before.
-M_MMAP_THRESHOLD = -3
+from tests.peak_memory import peak_bytes, return_freed_memory
 
 
 class Set(Samples):
@@ -35,21 +29,16 @@ def dataset(n: int) -> Any:
 def measure(pipe: Any, n: int) -> None:
     """Send estimate and measured peak of one forward and backward pass over n samples."""
     torch.set_num_threads(1)
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
+    return_freed_memory()
     data, model = dataset(n), MotionModel()
     model(data.batch([0, 1])[0])[0].sum().backward()
     counted = batch_bytes(model, data, n, 1)
-    gc.collect()
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
-    x = data.x.map(lambda t: t * 1.0)  # as augmentation does, beside the batch itself
-    model(x.map(lambda t: t + 0.0))[0].sum().backward()
-    pipe.send((counted, status("VmHWM") - before))
 
+    def work() -> None:
+        x = data.x.map(lambda t: t * 1.0)  # as augmentation does, beside the batch itself
+        model(x.map(lambda t: t + 0.0))[0].sum().backward()
 
-def status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(dict(line.split(":", 1) for line in lines)[field].split()[0]) * 1024
+    pipe.send((counted, peak_bytes(work)))
 
 
 def test_the_count_is_near_the_measured_peak() -> None:
