@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ T = TypeVar("T")
 # for those that hang, and has to outlast the stages that the first process does alone.
 TIMEOUT_S = 1800.0
 TIMEOUT_VARIABLE = "BAYES_VIO_WORKER_TIMEOUT_S"
+_is_alone = ContextVar("_is_alone", default=False)
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -86,7 +88,7 @@ class Workers:
     def from_first(self, make: Callable[[], T]) -> T:
         """Return what the first process makes, alone; its exception ends the call on all."""
         made: list[Any] = [None]
-        with self.together():
+        with self.together(), _alone():
             if self.is_first:
                 made = [make()]
         if self.size > 1:
@@ -98,11 +100,11 @@ class Workers:
     ) -> T:
         """Return what the first process makes, then what the others do, of the same by default.
 
-        For what the first leaves in files that the others read.
+        For what the first leaves in files that the others read. Each of them is alone in it.
         """
-        with self.together():
+        with self.together(), _alone():
             made = [first()] if self.is_first else []
-        with self.together():
+        with self.together(), _alone():
             return made[0] if self.is_first else (others or first)()
 
     @contextmanager
@@ -132,10 +134,23 @@ class Workers:
 
 
 def current_workers() -> Workers:
-    """Return the processes of the default process group, or this one alone where there is none."""
-    if not dist.is_available() or not dist.is_initialized():
+    """Return the processes of the default process group, or this one alone where there is none.
+
+    In what one process does while the others wait (``Workers.from_first``) it is alone, too.
+    """
+    if _is_alone.get() or not dist.is_available() or not dist.is_initialized():
         return Workers()
     return Workers(dist.get_rank(), dist.get_world_size())
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let nothing in a block find the other processes: they would not answer."""
+    token = _is_alone.set(True)
+    try:
+        yield
+    finally:
+        _is_alone.reset(token)
 
 
 def shard(dataset: Sequence) -> Subset:

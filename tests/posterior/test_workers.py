@@ -231,6 +231,29 @@ def test_exchanges() -> None:
         assert first == found[0][3]
 
 
+def fit_beside(name: str) -> tuple[list[int], float, float]:
+    """Fit while the other worker waits: it would not answer."""
+    team, case = current_workers(), CASES[name]()
+    first = team.from_first(lambda: figures(case, fitted(case, case.loader(4), "inf")).evidence)
+    sizes = team.first_then_others(lambda: current_workers().size)
+    together = figures(case, fitted(case, part_of(case, team), "inf")).evidence
+    return [sizes, current_workers().size], first, together
+
+
+def part_of(case: Case, team: Workers) -> list:
+    rows = team.part(len(case.y))
+    return shard_loader(case, rows.start, rows.stop)
+
+
+def test_what_one_worker_fits_while_the_others_wait_is_its_own() -> None:
+    case = CASES["mlp"]()
+    alone = figures(case, fitted(case, case.loader(4), "inf")).evidence
+    for sizes, first, together in workers.values(fit_beside, [("mlp",)] * 2):
+        assert sizes == [1, 2]
+        assert first == pytest.approx(alone)
+        assert together == pytest.approx(alone)
+
+
 @pytest.mark.parametrize(("count", "size"), [(0, 2), (1, 3), (10, 3), (7, 7), (1000, 6)])
 def test_parts_are_even_and_whole(count: int, size: int) -> None:
     parts = [Workers(rank, size).part(count) for rank in range(size)]
