@@ -155,6 +155,8 @@ def _is_rigid(T: NDArray[np.float64]) -> bool:
     if T.shape != (4, 4) or not np.isfinite(T).all() or not np.array_equal(T[3], [0, 0, 0, 1]):
         return False
     R = T[:3, :3]
+    if np.abs(R).max() > 1 + _ROTATION_TOLERANCE:  # products of absurd numbers would overflow
+        return False
     return np.abs(R @ R.T - np.eye(3)).max() < _ROTATION_TOLERANCE and np.linalg.det(R) > 0
 
 

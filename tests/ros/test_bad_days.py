@@ -74,8 +74,21 @@ def speed_std(out: dict, earlier_ns: int) -> float:
     """Return how well the speed of the increment that begins there is known (m/s)."""
     index = np.flatnonzero(out["relative_pose_earlier_stamp_ns"] == earlier_ns)
     assert len(index) == 1
-    dt_s = (out["relative_pose_stamp_ns"][index[0]] - earlier_ns) / NS_PER_S
-    return float(np.sqrt(out["relative_pose_cov"][index[0], 0, 0]) / dt_s)
+    return _speed_std_at(out, index[0])
+
+
+def newest_speed_std(out: dict, since_ns: int) -> float:
+    """Return the same of the newest increment, on a machine so busy that frames are overtaken."""
+    index = np.flatnonzero(out["relative_pose_earlier_stamp_ns"] >= since_ns)
+    assert len(index) > 0
+    return _speed_std_at(out, index[-1])
+
+
+def _speed_std_at(out: dict, index: int) -> float:
+    earlier_ns, later_ns = (out[f"relative_pose_{s}stamp_ns"][index] for s in ("earlier_", ""))
+    return float(
+        np.sqrt(out["relative_pose_cov"][index, 0, 0]) * NS_PER_S / (later_ns - earlier_ns)
+    )
 
 
 def test_after_two_silent_seconds_the_second_frame_is_tracked(running, driven):
@@ -142,13 +155,13 @@ def test_a_clock_that_jumps_ahead_is_followed(driven):
 
 
 def test_a_flood_is_thinned_out_and_every_message_accounted_for(running, driven):
-    _, last_ns = driven.drive(0.5)
-    usual = speed_std(driven.wait_for("odometry", last_ns), last_ns - FRAME_NS)
+    first_ns, last_ns = driven.drive(0.5)
+    usual = newest_speed_std(driven.wait_for("odometry", last_ns), first_ns)
     before, before_mib = counts(driven), resident_mib(running.process.pid)
     n_samples = flood(driven, 2.0)
     _, last_ns = driven.drive(1.0)
     out = driven.wait_for("odometry", last_ns)
-    assert speed_std(out, last_ns - FRAME_NS) < 1.5 * usual
+    assert newest_speed_std(out, last_ns - NS_PER_S // 4) < 1.5 * usual
     new = added(driven, before)
     sent = n_samples + 201
     lost = sent - new["imu count"]
