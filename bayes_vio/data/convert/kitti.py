@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bayes_vio.conventions import NS_PER_S
 from bayes_vio.data.convert.source import SourceError
 from bayes_vio.data.convert.tables import array_of, lines_of, numbers, text_of
 from bayes_vio.data.mounting import is_rigid
@@ -26,6 +27,9 @@ EARTH_RADIUS_M = 6_378_137.0
 OXTS_COLUMNS = 30
 # lat, lon (deg), alt (m), roll, pitch, yaw (rad).
 POSE_COLUMNS = slice(0, 6)
+# ve, vn, vu (m/s), and pos_accuracy (m): what the unit takes its position's deviation to be.
+_VELOCITY_COLUMNS, _ACCURACY_COLUMN, _FIXED_PHASE_ACCURACY_M = (7, 6, 10), 23, 0.1
+REFERENCE_COLUMNS = (0, 1, 2, 3, 4, 5, 6, 7, 10, 23)
 # ax ay az (m/s^2) and wx wy wz (rad/s) are in the unit's own axes. Their twins af al au and
 # wf wl wu are levelled: measured on drives of the data set, ax - af = -9.8 m/s^2 sin(pitch).
 IMU_COLUMNS = (11, 12, 13, 17, 18, 19)
@@ -80,12 +84,32 @@ def oxts_poses(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     east = scale * longitude
     north = scale * np.log(np.tan(np.pi / 4 + latitude / 2))
     position = torch.from_numpy(np.stack([east, north, rows[:, 2]], -1))
+    T = se3.from_rotation_translation(_rotations(rows), position)
+    return (se3.inverse(T[:1]) @ T).numpy()
+
+
+def _rotations(rows: NDArray[np.float64]) -> torch.Tensor:
+    """Return R_enu_base [n, 3, 3] of pose rows [n, 6]; east, north, up."""
     axes = torch.eye(3, dtype=torch.float64)
     roll, pitch, yaw = (
         so3.exp(torch.from_numpy(rows[:, 3 + axis])[:, None] * axes[axis]) for axis in range(3)
     )
-    T = se3.from_rotation_translation(yaw @ pitch @ roll, position)
-    return (se3.inverse(T[:1]) @ T).numpy()
+    return yaw @ pitch @ roll
+
+
+def oxts_reference(rows: NDArray[np.float64], stamp_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return T_world_base [n, 4, 4] of whole OXTS rows [n, 30] at stamps [n] (ns), for increments.
+
+    Where the unit puts its positions more than 0.1 m off (median), they come from its velocities:
+    without a fixed carrier phase fixes pull positions to and fro by decimetres within seconds.
+    """
+    T = oxts_poses(rows[:, POSE_COLUMNS])
+    if np.median(rows[:, _ACCURACY_COLUMN]) > _FIXED_PHASE_ACCURACY_M:
+        R_world_enu = _rotations(rows[:1, POSE_COLUMNS])[0].mT.numpy()
+        velocity = rows[:, _VELOCITY_COLUMNS] @ R_world_enu.T
+        dt_s = np.diff(stamp_ns)[:, None] / NS_PER_S
+        T[1:, :3, 3] = np.cumsum(0.5 * dt_s * (velocity[1:] + velocity[:-1]), axis=0)
+    return T
 
 
 def read_stamps(path: Path) -> NDArray[np.int64]:

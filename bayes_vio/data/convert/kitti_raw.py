@@ -6,7 +6,8 @@ are its own, the cameras' places come from the calibration. ``_sync`` has rectif
 OXTS rows at 10 Hz; ``_extract`` has distorted images and OXTS rows at 100 Hz, the better source
 for an IMU. Which of the two calibrations holds is told by the images' size. The IMU samples are
 ax ay az wx wy wz, in the unit's axes; they lag images and poses by 60-70 ms, which a fit
-estimates. Stamps are read to the nanosecond and taken as UTC.
+estimates. The reference's positions are OXTS's where its GPS had a fixed carrier phase, else the
+sum of its velocities (``oxts_reference``). Stamps are read to the nanosecond and taken as UTC.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_vio.data.convert.kitti import (
-    POSE_COLUMNS,
+    REFERENCE_COLUMNS,
     Calibration,
     T_cam0_imu,
     T_rectified_imu,
     inverse,
-    oxts_poses,
+    oxts_reference,
     read_oxts,
     read_stamps,
 )
@@ -52,15 +53,17 @@ def read_kitti_raw(drive: Path, camera: str = "image_00") -> SourceRecording:
     size = image_size(paths)
     model, T_camera_imu = _calibration(drive.resolve().parent, camera[-2:], size)
     images = image_files(drive / camera, image_ns, paths, size, dropped)
-    pose_rows = oxts.rows[:, POSE_COLUMNS]
-    kept = usable("oxts", drive / "oxts", oxts.stamp_ns, pose_rows, dropped)
+    needed = oxts.rows[:, REFERENCE_COLUMNS]
+    kept = usable("oxts", drive / "oxts", oxts.stamp_ns, needed, dropped)
     return SourceRecording(
         camera=model,
         extrinsics=Extrinsics(np.eye(4), inverse(T_camera_imu), "KITTI's calibration"),
         image_ns=images.stamp_ns,
         images=images,
         imu=imu_stream(drive / "oxts", oxts.stamp_ns[kept], oxts.imu[kept], dropped),
-        reference=ReferenceStream(oxts.stamp_ns[kept], oxts_poses(pose_rows[kept])),
+        reference=ReferenceStream(
+            oxts.stamp_ns[kept], oxts_reference(oxts.rows[kept], oxts.stamp_ns[kept])
+        ),
         dropped=dropped,
     )
 

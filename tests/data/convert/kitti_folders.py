@@ -44,7 +44,10 @@ def write_oxts(folder: Path, motion: Motion, t: NDArray[np.float64], lag_ns: int
     rows[:, 1] = 8.0 + np.degrees(T[:, 0, 3] / scale)
     rows[:, 2] = 110 + T[:, 2, 3]
     rows[:, 3:6] = motion.euler(t)
+    velocity = motion.speed_m_s * T[:, :3, 0]  # along its own x axis
+    rows[:, 6], rows[:, 7], rows[:, 10] = velocity[:, 1], velocity[:, 0], velocity[:, 2]
     rows[:, 11:14], rows[:, 17:20] = samples[:, :3], samples[:, 3:]
+    rows[:, 23] = 0.03
     write_stamps(folder / "timestamps.txt", motion.stamps(t) + lag_ns)
     (folder / "data").mkdir()
     for index, row in enumerate(rows):

@@ -1,5 +1,7 @@
 """KITTI's raw drives: OXTS poses and IMU, rectified or distorted cameras, exact stamps."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,18 @@ def test_an_unsynchronised_drive_keeps_its_distortion(tmp_path):
     np.testing.assert_allclose(streams.extrinsics.T_base_camera, truth, atol=1e-9)
     np.testing.assert_array_equal(streams.camera.K, K)
     np.testing.assert_array_equal(streams.camera.coefficients, D)
+
+
+def test_without_a_fixed_carrier_phase_the_reference_is_the_sum_of_velocities(tmp_path):
+    """Positions wander by decimetres then; increments of the reference must not."""
+    write_drive(tmp_path / SYNC, MOTION, "image_00", RECTIFIED, MOTION.imu_s())
+    for index, file in enumerate(sorted((tmp_path / SYNC / "oxts" / "data").iterdir())):
+        row = [float(word) for word in file.read_text().split()]
+        row[1] += 5e-6 * math.sin(0.1 * index)  # of longitude: 0.4 m
+        row[23] = 0.4
+        file.write_text(" ".join(map(repr, row)))
+    convert(Layout.KITTI_RAW, tmp_path / SYNC, tmp_path / "bag")
+    assert_reference(open_streams(tmp_path / "bag"), MOTION, MOTION.imu_s(), atol=1e-3)
 
 
 def test_rows_that_run_backwards_are_left_out(tmp_path):
