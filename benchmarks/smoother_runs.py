@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from bayes_vio.artifact import MotionArtifact, read_description
 from bayes_vio.conventions import LINEAR
 from bayes_vio.data.bags import open_streams
+from bayes_vio.data.samples import Streams
 from bayes_vio.estimator import Estimator
 from bayes_vio.evaluation.play import play
 from bayes_vio.evaluation.run import Run
@@ -31,7 +33,18 @@ OUTAGES_S = (10.0, 30.0, 60.0)
 BETWEEN_S = 30.0
 # The first pose is the true one with an error of this covariance.
 START_COV = np.diag([2.0, 2.0, 2.0, 0.02, 0.02, 0.1]) ** 2
-JUDGED_EVERY = 5
+LAG_S, JUDGED_EVERY = 10.0, 5
+# Of true increments: 0.1 mm and 0.01 mrad.
+TRUE_COV = np.diag([1e-4, 1e-4, 1e-4, 1e-5, 1e-5, 1e-5]) ** 2
+
+
+class Played(Protocol):
+    """What is made of a bag's streams before the estimator sees them; ``suffix``: its name."""
+
+    @property
+    def suffix(self) -> str: ...
+
+    def of(self, streams: Streams) -> Streams: ...
 
 
 @dataclass(frozen=True)
@@ -52,10 +65,42 @@ class Outages:
 @dataclass(frozen=True)
 class Treatment:
     """What a smoother is told: the errors that last, one covariance [6, 6] for all increments or
-    None for each one's own."""
+    None for each one's own. Or what nobody has: over oracle_s around an increment the mean square
+    of each axis' true errors; is_true, the true increments."""
 
     errors: ErrorModel
     constant_cov: Array | None = None
+    oracle_s: float | None = None
+    is_true: bool = False
+
+    def told(self, run: Run) -> Run:
+        """Return a run as the smoother is told it."""
+        if self.is_true:
+            cov, T = np.broadcast_to(TRUE_COV, (len(run), 6, 6)), run.true_increments()
+            return replace(with_cov(run, cov), T_earlier_later=T)
+        if self.oracle_s is not None:
+            return with_cov(run, oracle_cov(run, self.oracle_s))
+        if self.constant_cov is not None:
+            return with_cov(run, np.broadcast_to(self.constant_cov, (len(run), 6, 6)))
+        return run
+
+
+def with_cov(run: Run, noise_cov: Array) -> Run:
+    """Return a run whose covariances [n, 6, 6] are these, and noise."""
+    return replace(run, noise_cov=noise_cov, epistemic_cov=np.zeros((len(run), 6, 6)))
+
+
+def oracle_cov(run: Run, window_s: float) -> Array:
+    """Return diagonal covariances [n, 6, 6]: the mean square of true errors within a window.
+
+    It tells how large errors are around every increment, which is all that a covariance can.
+    """
+    error, time_s = increment_errors(run), run.time_s
+    low, high = (np.searchsorted(time_s, time_s + s * window_s / 2) for s in (-1, 1))
+    total = np.concatenate([np.zeros((1, 6)), np.cumsum(error**2, axis=0)])
+    high = np.maximum(high, low + 1)
+    var = (total[high] - total[low]) / (high - low)[:, None]
+    return np.maximum(var, np.diag(TRUE_COV))[:, :, None] * np.eye(6)
 
 
 @dataclass(frozen=True)
@@ -89,11 +134,11 @@ class Judged:
         return Judged(*(getattr(self, f.name)[rows] for f in fields(Judged)))
 
 
-def recorded_run(artifact: Path, bag: Path, work: Path) -> Run:
-    """Return what the estimator says of a bag; kept in the work folder."""
+def recorded_run(artifact: Path, bag: Path, work: Path, played: Played | None = None) -> Run:
+    """Return what the estimator says of a bag, or of what is made of its streams; kept in work."""
     # Of the whole description: artifacts of the same weights may fuse them with another gyro.
     seal = read_description(artifact)["seal_sha256"][:12]
-    kept = work / "runs" / f"{bag.name}-{seal}.npz"
+    kept = work / "runs" / f"{bag.name}-{seal}{played.suffix if played else ''}.npz"
     names = [f.name for f in fields(Run) if f.name not in ("name", "counters", "features")]
     if kept.exists():
         with np.load(kept) as z:
@@ -103,6 +148,8 @@ def recorded_run(artifact: Path, bag: Path, work: Path) -> Run:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     streams, loaded = open_streams(bag), MotionArtifact.load(artifact)
+    if played:
+        streams = played.of(streams)
     run = play(Estimator(loaded, camera=streams.camera, extrinsics=streams.extrinsics), streams)
     kept.parent.mkdir(parents=True, exist_ok=True)
     np.savez(kept, **{name: getattr(run, name) for name in names})
@@ -114,10 +161,17 @@ def outages(run: Run, turn: int, lengths_s: tuple[float, ...] = OUTAGES_S) -> Ou
 
     turn: which length is first.
     """
-    start_s, found = min(BETWEEN_S, 0.4 * float(run.time_s[-1])), []
-    for k in range(len(run)):
+    return outages_within(float(run.time_s[-1]), turn, lengths_s)
+
+
+def outages_within(
+    duration_s: float, turn: int, lengths_s: tuple[float, ...] = OUTAGES_S
+) -> Outages:
+    """Return the outages of a drive that lasts so long."""
+    start_s, found = min(BETWEEN_S, 0.4 * duration_s), []
+    for k in count():
         length_s = lengths_s[(turn + k) % len(lengths_s)]
-        if start_s + length_s + 5 > run.time_s[-1]:
+        if start_s + length_s + 5 > duration_s:
             break
         found.append((start_s, length_s))
         start_s += length_s + BETWEEN_S
@@ -141,25 +195,27 @@ def fixes(run: Run, where: Outages, seed: int) -> list[tuple[int, Array]]:
 
 
 def fuse(
-    run: Run, treatment: Treatment, turn: int, seed: int, every: int = JUDGED_EVERY
+    run: Run,
+    treatment: Treatment,
+    turn: int,
+    seed: int,
+    every: int = JUDGED_EVERY,
+    lag_s: float = LAG_S,
 ) -> Judged:
     """Run the smoother over a drive with outages, and judge every so many positions in them."""
     where = outages(run, turn)
     rng = np.random.default_rng(1000 + seed)
     T_start = run.T_world_earlier[0] @ _start_error(rng)
-    smoother = Smoother(
-        SmootherSettings(errors=treatment.errors), int(run.earlier_stamp_ns[0]), T_start, START_COV
-    )
+    settings = SmootherSettings(lag_s, treatment.errors)
+    smoother = Smoother(settings, int(run.earlier_stamp_ns[0]), T_start, START_COV)
     for stamp_ns, position in fixes(run, where, seed):
         smoother.add_fix(stamp_ns, position, FIX_STD_M**2 * np.eye(3))
     row_at = {int(stamp_ns): row for row, stamp_ns in enumerate(run.stamp_ns)}
-    found, judged = [], set()
+    found, judged, told = [], set(), treatment.told(run)
     for k in range(len(run)):
-        noise_cov, epistemic_cov = run.noise_cov[k], run.epistemic_cov[k]
-        if treatment.constant_cov is not None:
-            noise_cov, epistemic_cov = treatment.constant_cov, np.zeros((6, 6))
         stamps = int(run.earlier_stamp_ns[k]), int(run.stamp_ns[k])
-        smoother.add_motion(*stamps, run.T_earlier_later[k], noise_cov, epistemic_cov)
+        covs = told.noise_cov[k], told.epistemic_cov[k]
+        smoother.add_motion(*stamps, told.T_earlier_later[k], *covs)
         for lagged in (False, True):
             row = row_at.get(smoother.stamps_ns[0 if lagged else -1])
             if row is None or row % every or (row, lagged) in judged:
