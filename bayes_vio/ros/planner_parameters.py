@@ -40,6 +40,9 @@ class PlannerParameters:
     )
     odom_frame: str = parameter("odom", "Frame of the odometry, the map, the goal and the plan")
     estimator: str = parameter("estimator", "Name of the node whose diagnostics tell its state")
+    command_lead_s: float = number(
+        0.5, "How far ahead in the plan the commanded speed may be", "s", 0.1, 5.0
+    )
     odometry_timeout_s: float = number(
         0.5, "Age of the newest odometry beyond which the car stops", "s", 0.05, 10.0
     )

@@ -39,8 +39,9 @@ _LEVELS = {
 class Outcome:
     """What is to be done now. plan: None where there is nothing to plan on, the car stops.
 
-    speed_m_s: commanded. While the car is to stop it falls at each step, whatever the estimator
-    says: one that is lost goes on saying the speed that it saw last.
+    speed_m_s: commanded, by at most command_lead_s ahead of the plan. While the car is to stop it
+    falls at each step, whatever the estimator says: one that is lost goes on saying the speed that
+    it saw last.
     """
 
     stamp_ns: int
@@ -83,7 +84,7 @@ class PlanningLoop:
         self._state_ns: int | None = None
         self._lost_since_ns = 0
         self._steering_rad = 0.0
-        self._commanded_m_s = float("inf")
+        self._commanded_m_s = 0.0
         self._took_s: deque[float] = deque(maxlen=_TIMES)
         self._outcome: Outcome | None = None
 
@@ -208,12 +209,21 @@ class PlanningLoop:
         return Outcome(now_ns, plan.decision, plan.reason, plan, self._speed(plan))
 
     def _speed(self, plan: Plan) -> float:
-        """Return the speed to command (m/s)."""
-        wanted = float(plan.speeds[1])
-        if plan.decision is not Decision.STOP:
-            return wanted
-        slower = self.planner.vehicle.braking_max_m_s2 / self._parameters.rate_hz
-        return min(wanted, max(self._commanded_m_s - slower, 0.0))
+        """Return the speed to command (m/s).
+
+        It goes on from the last one as fast as the car may speed up or brake, towards where the
+        plan is command_lead_s later: the believed speed lags the car's, which lags the command.
+        """
+        vehicle, period_s = self.planner.vehicle, 1.0 / self._parameters.rate_hz
+        last, wanted = self._commanded_m_s, float(plan.speeds[1])
+        if plan.decision is Decision.STOP:
+            return min(wanted, max(last - vehicle.braking_max_m_s2 * period_s, 0.0))
+        lead_s = max(min(self._parameters.command_lead_s, self._parameters.commit_s), plan.dt_s)
+        times_s = plan.dt_s * np.arange(len(plan.speeds))
+        ahead = float(np.interp(lead_s, times_s, plan.speeds))
+        if ahead < plan.speeds[0]:
+            return max(ahead, min(wanted, last - vehicle.braking_m_s2 * period_s))
+        return min(ahead, max(wanted, last + vehicle.acceleration_max_m_s2 * period_s))
 
     def _belief_now(self, belief: Belief, now_ns: int) -> Belief:
         """Return the newest belief with the estimator's state, carried on to now."""
