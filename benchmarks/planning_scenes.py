@@ -110,7 +110,10 @@ def belief_at(moment: Moment, speed_m_s: float, growth: Growth) -> Belief:
 def truth_of(
     moment: Moment, plan: Plan, speed_m_s: float, growth: Growth, generator: np.random.Generator
 ) -> torch.Tensor:
-    """Return where the car really goes [t, 3] when it follows a plan by its odometry."""
+    """Return where the car really goes [t, 3] when it follows a plan by its odometry.
+
+    Where the plan stands the brakes are on: a car that is too fast stops later, and then stays.
+    """
     before = int(np.ceil(MAP_AGE_S / moment.dt_s))
     since = _straight(speed_m_s, before, moment.dt_s)
     start = _KNOWN + growth.tracking_cov
@@ -118,7 +121,11 @@ def truth_of(
     error = _carried(since, moment.dt_s, moment.error[:before], error)[-1]
     times = plan.dt_s * np.arange(len(plan.poses) - 1)
     frame = np.minimum(times / moment.dt_s, len(moment.error) - before - 1).astype(int)
-    error = _carried(plan.poses, plan.dt_s, moment.error[before + frame], error)
+    twist_error = moment.error[before + frame]
+    stood_s = np.cumsum(plan.speeds[:-1] + plan.speeds[1:] == 0) * plan.dt_s
+    stays = (stood_s > 0) & (stood_s > twist_error[:, 0] / Vehicle().braking_m_s2)
+    twist_error = np.where(stays[:, None], 0.0, twist_error)
+    error = _carried(plan.poses, plan.dt_s, twist_error, error)
     return torch.from_numpy(plan.poses + error)
 
 

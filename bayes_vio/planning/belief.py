@@ -233,17 +233,25 @@ def step_gains(poses: Tensor, dt_s: float) -> Tensor:
 
 
 def roll_out(
-    belief: Belief, poses: Tensor, dt_s: float, growth: Growth, carried: bool = False
+    belief: Belief,
+    poses: Tensor,
+    dt_s: float,
+    growth: Growth,
+    carried: bool = False,
+    moving: Tensor | None = None,
 ) -> RolledBelief:
     """Roll a belief out along candidate paths poses [c, t, 3], one per dt_s (s); P2.
 
-    carried: along the path no estimate came, and no plan was followed: the twist went on.
+    carried: along the path no estimate came, and no plan was followed: the twist went on. moving
+    [c, t - 1]: the steps in which the car may move, None for all; where it stands nothing adds up.
     """
 
     def tensor(value: Any) -> Tensor:
         return torch.as_tensor(value, dtype=torch.float64, device=poses.device)
 
     B = step_gains(poses, dt_s)
+    if moving is not None:
+        B = B * moving[..., None, None]
     times = dt_s * np.arange(poses.shape[1])[:, None]
     noise_cov, coherent_cov = belief.noise_twist_cov, belief.epistemic_twist_cov
     if carried or belief.state is not TrackingState.TRACKING:

@@ -19,6 +19,7 @@ from bayes_vio.planning.obstacles import Obstacles
 from bayes_vio.planning.reach import within_reach
 from bayes_vio.planning.risk import collision_bound
 from bayes_vio.planning.route import Route
+from bayes_vio.planning.standing import moving_steps
 from bayes_vio.planning.stations import Stations, station_indices, stations_of
 from bayes_vio.planning.vehicle import Vehicle
 from bayes_vio.planning.world import World
@@ -134,7 +135,9 @@ class Planner:
         route = self._route(belief, goal)
         start = Start(belief.pose, belief.speed_m_s, belief.steering_rad)
         moves = candidates(start, route, self.vehicle, self.lattice, self.device)
-        rolled = roll_out(belief, moves.poses, self.lattice.dt_s, self.growth)
+        dt_s, braking = self.lattice.dt_s, self.vehicle.braking_m_s2
+        moving = moving_steps(moves.speeds, dt_s, belief, braking)
+        rolled = roll_out(belief, moves.poses, dt_s, self.growth, moving=moving)
         obstacles = world.obstacles.to(self.device)
         lane = self._lane(belief, route)
         risks = self._risks(rolled, obstacles, lane)
@@ -143,7 +146,7 @@ class Planner:
         return Plan(
             decision=decision,
             reason=reason,
-            dt_s=self.lattice.dt_s,
+            dt_s=dt_s,
             poses=moves.poses[chosen].cpu().numpy(),
             speeds=moves.speeds[chosen].cpu().numpy(),
             steering=moves.steering[chosen].cpu().numpy(),
