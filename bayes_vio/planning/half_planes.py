@@ -37,6 +37,12 @@ class HalfPlanes:
     lever: Tensor
     std: Tensor
 
+    @staticmethod
+    def joined(parts: list[HalfPlanes]) -> HalfPlanes:
+        """Return the half-planes of all parts in their order."""
+        gaps, levers, stds = zip(*((p.gap, p.lever, p.std) for p in parts), strict=True)
+        return HalfPlanes(torch.cat(gaps), torch.cat(levers), torch.cat(stds))
+
     def chosen(self, which: Tensor) -> HalfPlanes:
         """Return those of some rows, a mask or numbers."""
         return HalfPlanes(self.gap[which], self.lever[which], self.std[which])
@@ -145,7 +151,8 @@ def _seen(
 ) -> Directions:
     """Return directions with what the corners, and their motion with heading, do along them."""
     places, rate = corners
-    gap, turning = offsets[..., None] - normals @ places.mT, normals @ rate.mT
+    gap = torch.baddbmm(offsets[..., None], normals, places.mT, alpha=-1.0)
+    turning = normals @ rate.mT
     return Directions(normals, gap, turning, _variance(normals, turning, covs))
 
 
@@ -154,10 +161,14 @@ def _variance(normals: Tensor, turning: Tensor, covs: Tensor) -> Tensor:
 
     turning [n, k, 4]: of the corners along the normals per rad of heading.
     """
-    along = ((normals @ covs[:, :2, :2]) * normals).sum(-1)
-    shared = 2 * (normals @ covs[:, :2, 2:]).squeeze(-1)
+    # By components: sums and products over axes of length 2 take torch several times longer.
+    x, y = (v.contiguous() for v in normals.unbind(-1))
+    a, b, d = covs[:, 0, 0, None], covs[:, 0, 1, None], covs[:, 1, 1, None]
+    along = x * (a * x + 2 * b * y) + d * (y * y)
+    shared = 2 * (x * covs[:, 0, 2, None] + y * covs[:, 1, 2, None])
     yaw_var = covs[:, None, None, 2, 2]
-    return along[..., None] + turning * (shared[..., None] + turning * yaw_var)
+    by_heading = shared[..., None] + turning * yaw_var
+    return along[..., None] + turning * by_heading
 
 
 def _sides(yaw: Tensor) -> Tensor:
@@ -173,11 +184,14 @@ def _between_vertices(places: Tensor, rate: Tensor, covs: Tensor, obstacles: Obs
     Nearest by the corner's covariance S, for which the least probable half-plane through a
     vertex at the gap g has the normal S^-1 g.
     """
-    S = covs[:, None, :2, :2] + rate[..., :, None] * covs[:, None, None, 2, :2]
-    S = S + covs[:, None, :2, 2, None] * rate[..., None, :]
-    S = S + rate[..., :, None] * rate[..., None, :] * covs[:, None, 2:, 2:]
-    a, b, d = S[..., 0, 0, None], S[..., 0, 1, None], S[..., 1, 1, None]
-    x, y = (obstacles.vertices[:, None] - places[:, :, None]).unbind(-1)
+    turned_x, turned_y = (v[..., None] for v in rate.unbind(-1))
+    xx, xy, yy, x_yaw, y_yaw, yaw = (
+        covs[:, i, j, None, None] for i, j in ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2))
+    )
+    a = xx + turned_x * (2 * x_yaw + turned_x * yaw)
+    b = xy + turned_x * y_yaw + turned_y * (x_yaw + turned_x * yaw)
+    d = yy + turned_y * (2 * y_yaw + turned_y * yaw)
+    x, y = (obstacles.vertices[:, None, :, k] - places[..., None, k] for k in (0, 1))
     determinant = a * d - b * b
     across = (d * x - b * y) / determinant, (a * y - b * x) / determinant
     nearest = (across[0] * x + across[1] * y).flatten(1).argmin(-1, keepdim=True)

@@ -58,7 +58,7 @@ class Obstacles:
         """Return the obstacles on a device."""
         return Obstacles(*(value.to(device) for value in vars(self).values()))
 
-    def __getitem__(self, index: Tensor) -> Obstacles:
+    def __getitem__(self, index: Tensor | slice) -> Obstacles:
         return Obstacles(*(value[index] for value in vars(self).values()))
 
 

@@ -28,6 +28,8 @@ from bayes_vio.planning.stations import Stations
 from bayes_vio.planning.unions import shared_by_obstacles, union_bound
 from bayes_vio.planning.vehicle import Vehicle
 
+# The numbers of so many rows stay in the processor's cache: twice as fast.
+_AT_ONCE = 2048
 # Where no more stations than this are likelier than _LIKELY, the sum over them of a tighter bound
 # for each (P4) may be less than P3 and is tried.
 _LIKELY, _FEW_STATIONS = 1e-4, 3
@@ -45,7 +47,8 @@ def collision_bound(
     """Return for each candidate [c] an upper bound, at most 1, on touching any obstacle.
 
     P3, again with tilted half-planes, and P4, where that may be less. limit: where only that
-    matters whether a bound lies below it, candidates that are decided before are left at that.
+    matters whether a bound lies below it, candidates that are decided before are left at that,
+    by one likely event at Boole's sum.
     counts [c]: the only candidates on which more work is spent, None for all.
     """
     total = torch.zeros(len(stations.poses), dtype=torch.float64, device=stations.poses.device)
@@ -54,8 +57,8 @@ def collision_bound(
     rows = Rows.of(within_reach(stations, vehicle, obstacles), stations, vehicle, obstacles)
     if not len(rows.candidate):
         return total
-    toward = directions(rows.poses, rows.covs, rows.footprints, rows.shapes)
-    bounds = _Bounds.of(toward.half_planes(toward.farthest()), rows)
+    planes = _farthest(rows)
+    bounds = _Bounds.of(planes, rows, _hopeless(planes, rows, limit))
     bounds = _tilted(bounds, rows, bounds.open(limit, counts, _TILTING_GAINS))
     bounds = _sliced(bounds, rows, bounds.open(limit, counts, _SLICING_GAINS))
     total = bounds.of_pairs.sum(-1)
@@ -79,10 +82,15 @@ class _Bounds:
     half_planed: Tensor
 
     @staticmethod
-    def of(planes: HalfPlanes, rows: Rows) -> _Bounds:
-        """Return the bounds of half-planes: P3."""
+    def of(planes: HalfPlanes, rows: Rows, summed: Tensor | None = None) -> _Bounds:
+        """Return the bounds of half-planes: P3, of the rows summed [n] only Boole's sum."""
         single = upper_tail(planes.distance).sum(-1)
-        pairs = rows.sums(union_bound(planes, rows))
+        if summed is None or not summed.any():
+            of_events = union_bound(planes, rows)
+        else:
+            of_events, linked = single.clone(), ~summed
+            of_events[linked] = union_bound(planes.chosen(linked), rows.only(linked))
+        pairs = rows.sums(of_events)
         return _Bounds(planes, single, pairs, torch.ones_like(pairs, dtype=torch.bool))
 
     def open(self, limit: float | None, counts: Tensor | None, gains: float) -> Tensor:
@@ -94,6 +102,27 @@ class _Bounds:
         if counts is not None:
             worth &= counts[:, None]
         return worth
+
+
+def _farthest(rows: Rows) -> HalfPlanes:
+    """Return the half-plane of each row that is farthest, in standard deviations."""
+    parts = []
+    for first in range(0, len(rows.candidate), _AT_ONCE):
+        some = slice(first, first + _AT_ONCE)
+        seen = rows.poses[some], rows.covs[some], rows.footprints[some]
+        toward = directions(*seen, rows.shapes[some])
+        parts.append(toward.half_planes(toward.farthest()))
+    return HalfPlanes.joined(parts)
+
+
+def _hopeless(planes: HalfPlanes, rows: Rows, limit: float | None) -> Tensor | None:
+    """Return which rows [n] are of candidates of which a single event decides; None: no limit."""
+    if limit is None:
+        return None
+    likeliest = upper_tail(planes.distance.amin(-1))
+    of_candidates = likeliest.new_zeros(rows.size[0])
+    of_candidates = of_candidates.scatter_reduce(0, rows.candidate, likeliest, "amax")
+    return (of_candidates >= _SLICING_GAINS * limit)[rows.candidate]
 
 
 def _tilted(bounds: _Bounds, rows: Rows, pairs: Tensor) -> _Bounds:

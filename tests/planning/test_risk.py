@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from planning_scenes import box, random_cov, random_obstacle
+from planning_scenes import belief_at, box, modelled_drives, moment_of, random_cov, random_obstacle
+from planning_scenes import street as random_street
 from scipy.stats import norm
 
-from bayes_vio.planning import Belief, Growth, Vehicle, reach
+from bayes_vio.planning import Belief, Growth, Planner, Vehicle, reach
 from bayes_vio.planning.belief import roll_out
+from bayes_vio.planning.candidates import Start, candidates
 from bayes_vio.planning.monte_carlo import touches
 from bayes_vio.planning.obstacles import Obstacles
 from bayes_vio.planning.risk import collision_bound
@@ -212,3 +214,27 @@ def test_what_is_out_of_reach_adds_next_to_nothing(monkeypatch):
             patched.setattr(reach, "OUT_OF_REACH", 1e3)
             every = collision_bound(stations, VEHICLE, obstacles).item()
         assert bound == pytest.approx(every, abs=1e-6)
+
+
+def test_with_a_limit_the_same_candidates_are_within_it_and_none_is_bounded_lower():
+    planner, drives = Planner(), modelled_drives(np.random.default_rng(7))
+    decided, hopeless = 0, 0
+    for seed in range(12):
+        g = np.random.default_rng(seed)
+        world, route, speed = random_street(g)
+        start = belief_at(moment_of(drives, 6.0, g), speed, planner.growth)
+        device, lattice = planner.device, planner.lattice
+        moves = candidates(
+            Start(start.pose, start.speed_m_s, 0.0), route, VEHICLE, lattice, device
+        )
+        rolled = roll_out(start, moves.poses, lattice.dt_s, planner.growth)
+        stations = stations_of(rolled, station_indices(moves.poses, 0.9), VEHICLE)
+        whole = collision_bound(stations, VEHICLE, world.obstacles)
+        for limit in (0.01, 0.05):
+            limited = collision_bound(stations, VEHICLE, world.obstacles, limit)
+            assert ((limited <= limit) == (whole <= limit)).all()
+            assert (limited >= whole - 1e-9).all()
+            decided += int((whole <= limit).sum())
+            hopeless += int((limited > whole + 1e-3).sum())
+    assert decided > 100
+    assert hopeless > 100
