@@ -257,7 +257,7 @@ def test_a_car_that_is_to_stop_is_commanded_to_whatever_speed_the_estimator_goes
     assert fed.drive(0.1).speed_m_s > 3.0
 
 
-def driven(fed: Fed, believed, seconds: float = 8.0, response_s: float = 0.2):
+def driven(fed: Fed, believed, seconds: float = 4.5, response_s: float = 0.2):
     """Return the speeds (m/s) of a car that meets commands late, and the commands."""
     speed, x, speeds, commands = 0.0, 0.0, [], []
     past = [0.0] * 2
@@ -272,7 +272,7 @@ def driven(fed: Fed, believed, seconds: float = 8.0, response_s: float = 0.2):
     return np.array(speeds), np.array(commands)
 
 
-@pytest.mark.parametrize("response_s", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize("response_s", [0.05, 0.4])
 @pytest.mark.parametrize(
     "believed",
     [
@@ -282,12 +282,12 @@ def driven(fed: Fed, believed, seconds: float = 8.0, response_s: float = 0.2):
     ],
 )
 def test_a_car_that_stands_gets_going_whatever_lags(believed, response_s):
-    fed = Fed(speed_max_m_s=4.0)
+    fed = Fed(speed_max_m_s=3.0)
     fed.loop.on_route(route_message([(-5.0, 0.0), (70.0, 0.0)]))
     speeds, commands = driven(fed, believed, response_s=response_s)
-    assert np.argmax(speeds > 2.0) < 35  # at the full 1.5 m/s^2 it would be 14 steps
-    assert speeds[-1] == pytest.approx(4.0, abs=0.05)
-    assert commands.max() <= 4.0 + 1e-9
+    assert np.argmax(speeds > 2.0) < 30  # at the full 1.5 m/s^2 it would be 14 steps
+    assert speeds[-1] == pytest.approx(3.0, abs=0.05)
+    assert commands.max() <= 3.0 + 1e-9
     assert np.diff(commands).max() <= 0.15 + 0.1  # one step's acceleration, and what is seen
 
 
