@@ -1,9 +1,9 @@
 """Measure the noise under circumstances that a car has and training has not.
 
 The noise is calibrated on intervals as they are: both sensors, and the gyro with its bias. But the
-estimator takes the bias out once the car has stood, and then rotations err less; where no camera
-sees, errors are of another size; and of a car that stands it is known what it may yet move by. So
-recordings are walked through as the estimator does, bias and standstill included, and for each
+estimator takes the bias out once the car has stood, and then rotations err less; where one sensor
+is alone, errors are of another size; and of a car that stands it is known what it may yet move by.
+So recordings are walked through as the estimator does, bias and standstill included, and for each
 circumstance the noise is scaled anew (E-C4), by the same rule as for all: by recordings unseen, or
 by both together where those ask for more noise. What few recordings show, moves little.
 """
@@ -22,10 +22,10 @@ from torch import Tensor
 from bayes_vio.conventions import ANGULAR, ANGULAR_RATE, LINEAR
 from bayes_vio.data.dataset import MotionDataset, PreparedRecording
 from bayes_vio.data.samples import MotionInput
-from bayes_vio.estimator.standstill import GyroBias, StandstillSettings, stands
+from bayes_vio.estimator.standstill import FlowSum, GyroBias, StandstillSettings, stands
 from bayes_vio.models.noise import AS_IN_TRAINING, Circumstances
 from bayes_vio.posterior import Posterior
-from bayes_vio.training.augmentation import without_camera
+from bayes_vio.training.augmentation import without_camera, without_imu
 from bayes_vio.training.calibration import Batches, scale_for_new_drives
 
 Array = NDArray[np.float64]
@@ -68,11 +68,13 @@ def walked(recording: PreparedRecording) -> Walk | None:
         return None
     settings = StandstillSettings()
     slow = _was_slow(samples.target[rows], samples.dt_s[rows], settings)
-    gyro, bias, known, standing = GyroBias(settings), [], [], []
+    flows, gyro = FlowSum(settings.flow_s), GyroBias(settings)
+    bias, known, standing = [], [], []
     for part in np.array_split(rows, -(-len(rows) // _BATCH)):
         for row, flow in zip(part, recording.frames.flow(samples.pair[part]), strict=True):
-            seen = flow, samples.imu[row], samples.imu_valid[row], settings
-            gyro.observe(stands(*seen), samples.imu[row], float(samples.dt_s[row]))
+            imu, dt_s = samples.imu[row], float(samples.dt_s[row])
+            seen = flows.add(flow, dt_s), imu, samples.imu_valid[row], settings
+            gyro.observe(stands(*seen), imu, dt_s)
             bias.append(gyro.rate)
             known.append(gyro.std is not None)
             standing.append(stands(*seen, settings.unmoved_flow_px))
@@ -98,7 +100,7 @@ def measure_circumstances(
     validation: Sequence[PreparedRecording],
     samples: int = 1000,
 ) -> Circumstances:
-    """Return what the noise is times where no camera sees, and where the gyro's bias is known.
+    """Return what the noise is times where a sensor is alone, and where the gyro's bias is known.
 
     samples: of training and of validation each, that a circumstance is judged by at most.
     """
@@ -106,37 +108,51 @@ def measure_circumstances(
         [walk for walk in map(walked, part) if walk is not None] for part in (train, validation)
     )
 
-    def scale(camera_sees: bool, bias_known: bool) -> tuple[float, ...]:
-        parts = [
-            list(_batches(walks, camera_sees, bias_known, samples)) for walks in (unseen, seen)
-        ]
+    def scale(of: _Circumstance) -> tuple[float, ...]:
+        parts = [list(_batches(walks, of, samples)) for walks in (unseen, seen)]
         if not all(parts):
             return AS_IN_TRAINING.bias_known_scale
         return tuple(scale_for_new_drives(posterior, *parts).tolist())
 
     return Circumstances(
-        imu_alone_scale=scale(camera_sees=False, bias_known=False),
-        bias_known_scale=scale(camera_sees=True, bias_known=True),
-        imu_alone_bias_known_scale=scale(camera_sees=False, bias_known=True),
+        imu_alone_scale=scale(_Circumstance(bias_known=False, camera_sees=False)),
+        bias_known_scale=scale(_Circumstance(bias_known=True)),
+        imu_alone_bias_known_scale=scale(_Circumstance(bias_known=True, camera_sees=False)),
+        camera_alone_scale=scale(_Circumstance(bias_known=None, imu_tells=False)),
         standing_std=standing_std([*unseen, *seen]),
     )
 
 
-def _batches(walks: Sequence[Walk], camera_sees: bool, bias_known: bool, samples: int) -> Batches:
+@dataclass(frozen=True)
+class _Circumstance:
+    """Which sensors tell, and whether the gyro's bias is known; None: as it may be."""
+
+    bias_known: bool | None
+    camera_sees: bool = True
+    imu_tells: bool = True
+
+    def holds(self, walk: Walk) -> NDArray[np.bool_]:
+        """Return which intervals [n] of a walk can show it: those of driving."""
+        driving = ~walk.standing
+        return driving if self.bias_known is None else driving & (walk.is_known == self.bias_known)
+
+    def inputs(self, x: MotionInput) -> MotionInput:
+        """Return inputs of the sensors that tell."""
+        every = torch.ones(len(x), dtype=torch.bool)
+        seen = x if self.camera_sees else without_camera(x, every)
+        return seen if self.imu_tells else without_imu(seen, every)
+
+
+def _batches(walks: Sequence[Walk], of: _Circumstance, samples: int) -> Batches:
     """Yield intervals of driving, spread evenly over the walks."""
-    every = [
-        (walk, at)
-        for walk in walks
-        for at in np.flatnonzero(~walk.standing & (walk.is_known == bias_known))
-    ]
+    every = [(walk, at) for walk in walks for at in np.flatnonzero(of.holds(walk))]
     kept = np.unique(np.linspace(0, len(every) - 1, min(len(every), samples)).astype(np.int64))
     for walk in walks:
         rows = np.array([every[k][1] for k in kept if every[k][0] is walk], np.int64)
         for part in np.array_split(rows, -(-len(rows) // _BATCH) or 1):
             if len(part):
                 x, target = walk.inputs(part)
-                blind = torch.full((len(part),), not camera_sees)
-                yield without_camera(x, blind), target
+                yield of.inputs(x), target
 
 
 def standing_std(walks: Sequence[Walk]) -> tuple[float, ...]:

@@ -63,6 +63,7 @@ def _origin(path: Path, description: dict[str, Any]) -> Table:
         "noise that lasts": _lasting_noise(description["noise_correlation"]),
         "rotation by the gyro beyond": _crossover(description.get("crossover_s")),
         "noise where no camera sees": _factors(description, "imu_alone_scale"),
+        "noise where no IMU tells": _factors(description, "camera_alone_scale"),
         "noise once the gyro's bias is known": _factors(description, "bias_known_scale"),
         "prior precision": f"{metadata.get('prior_precision', float('nan')):.3g}",
         **_continued(metadata),

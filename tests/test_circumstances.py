@@ -26,7 +26,7 @@ BIAS_RAD_S = np.array([0.01, -0.008, 0.006], np.float32)
 @dataclass(frozen=True)
 class GyroAlone:
     """A posterior that turns as the gyro says, and is sure of it by 2e-4 rad; and where no camera
-    sees, by a hundred times as much."""
+    sees, by a hundred times as much. Without a gyro it does not turn."""
 
     device = torch.device("cpu")
 
@@ -92,6 +92,7 @@ def test_noise_is_less_where_the_bias_is_known_and_of_its_own_size_without_a_cam
     assert (scale < 0.6 * with_bias).all()
     # Sure by a hundred times less, of the same errors.
     assert max(found.imu_alone_bias_known_scale[ANGULAR]) < 0.8 * min(scale)
+    assert max(found.camera_alone_scale[ANGULAR]) > 3 * max(scale)  # no turn is told
     assert max(found.standing_std) < 0.1
     assert found.scale(camera_sees=True, bias_known=False).tolist() == [1.0] * 6
 
@@ -135,10 +136,12 @@ def test_standing_is_measured_beside_what_is_known_of_cars() -> None:
 
 
 def test_a_scale_is_chosen_by_camera_and_bias() -> None:
-    numbers = [tuple(float(k + i) for i in range(6)) for k in (1, 2, 3)]
+    numbers = [tuple(float(k + i) for i in range(6)) for k in (1, 2, 3, 4)]
     c = Circumstances(*numbers)
     assert c.scale(camera_sees=False, bias_known=False)[0] == 1.0
     assert c.scale(camera_sees=True, bias_known=True)[0] == 2.0
     assert c.scale(camera_sees=False, bias_known=True)[0] == 3.0
+    for bias_known in (True, False):
+        assert c.scale(camera_sees=True, bias_known=bias_known, imu_tells=False)[0] == 4.0
     with pytest.raises(ValueError, match="bias_known_scale is not six numbers"):
         replace(c, bias_known_scale=(0.0,) * 6)

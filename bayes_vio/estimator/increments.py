@@ -212,10 +212,10 @@ class IncrementPredictor:
 
     def _scaled(self, interval: Interval, noise_cov: Array) -> Array:
         """Return the noise covariance [6, 6] under the circumstances of an interval."""
-        if not interval.imu_valid.any():
-            return noise_cov
         scale = self._artifact.circumstances.scale(
-            camera_sees=interval.flow is not None, bias_known=interval.bias_known
+            camera_sees=interval.flow is not None,
+            bias_known=interval.bias_known,
+            imu_tells=bool(interval.imu_valid.any()),
         )
         return scale[:, None] * noise_cov * scale
 

@@ -15,7 +15,7 @@ from bayes_vio.data.image_quality import ImageStatistics
 from bayes_vio.data.windows import imu_bins
 from bayes_vio.estimator.buffers import ImuBuffer, WaitingImage
 from bayes_vio.estimator.frame_check import Frame, imu_says_motion, is_frozen, view_fault
-from bayes_vio.estimator.standstill import GyroBias, StandstillSettings, stands
+from bayes_vio.estimator.standstill import FlowSum, GyroBias, StandstillSettings, stands
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
 from bayes_vio.regime import Regime, RegimeClassifier
 
@@ -83,6 +83,7 @@ class IntervalBuilder:
         self._settings = settings
         self._standstill = StandstillSettings()
         self.gyro_bias = GyroBias(self._standstill)
+        self._flow_sum = FlowSum(self._standstill.flow_s)
         self.reset()
 
     def reset(self) -> None:
@@ -91,6 +92,7 @@ class IntervalBuilder:
         self._measured: _Flow | None = None
         self._lengths_s: deque[float] = deque(maxlen=_INTERVALS_KEPT)
         self.gyro_bias.reset()
+        self._flow_sum.reset()
 
     def start(self, image: WaitingImage) -> None:
         """Take the first image, to which no interval leads."""
@@ -124,8 +126,9 @@ class IntervalBuilder:
             view, flow = frame.view, self._flow_between(earlier_view, frame.view)
         dt_s = (image.stamp_ns - start_ns) / NS_PER_S
         known = self._standstill
-        unmoved = stands(flow, imu, imu_valid, known, known.unmoved_flow_px)
-        imu = self._without_bias(stands(flow, imu, imu_valid, known), imu, imu_valid, dt_s)
+        seen = self._flow_sum.add(flow, dt_s), imu, imu_valid, known
+        unmoved = stands(*seen, known.unmoved_flow_px)
+        imu = self._without_bias(stands(*seen), imu, imu_valid, dt_s)
         return Interval(
             earlier_stamp_ns=start_ns,
             stamp_ns=image.stamp_ns,
@@ -143,6 +146,7 @@ class IntervalBuilder:
         """Return an interval that ends with no image."""
         imu, imu_valid = self._imu_window(samples, start_ns, end_ns)
         causes = (Cause.IMAGE_MISSING, *_imu_causes(imu_valid))
+        self._flow_sum.reset()
         imu = self._without_bias(False, imu, imu_valid, (end_ns - start_ns) / NS_PER_S)
         known = self.gyro_bias.std is not None
         return Interval(start_ns, end_ns, None, None, imu, imu_valid, causes, bias_known=known)

@@ -9,6 +9,7 @@ the bias is unknown and nothing is taken out.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ class StandstillSettings:
     """When a car is taken to stand, and what is known of a car's gyro; SI units."""
 
     flow_px: float = 0.25  # three quarters of the view move by less; noise alone is 0.1 to 0.2
+    flow_s: float = 0.08  # over at least so long: at 30 images/s a car creeps by less from one on
     rate_bound_rad_s: float = 0.03  # beyond any car gyro's bias: the car turns
     rate_std_rad_s: float = 0.01  # of the bins of one interval
     specific_force_std_m_s2: float = 0.15
@@ -47,10 +49,10 @@ def stands(
 ) -> bool:
     """Return whether image and IMU both say that the car stands.
 
-    flow [2, 40, 128] (None: no usable image, so nobody knows), imu [20, 6], imu_valid [20];
-    flow_px: instead of the settings'. Three quarters of the view must not move (the sky may
-    flicker, another car pass), which bounds a turn to 0.02 rad/s at 10 images/s and the settings'
-    flow_px; the IMU must be steady and all there.
+    flow [2, 40, 128] over at least the settings' flow_s, see FlowSum (None: no usable image, so
+    nobody knows), imu [20, 6], imu_valid [20]; flow_px: instead of the settings'. Three quarters
+    of the view must not move (the sky may flicker, another car pass), which bounds a turn to
+    0.02 rad/s and the settings' flow_px; the IMU must be steady and all there.
     """
     if flow is None or not imu_valid.all():
         return False
@@ -64,6 +66,41 @@ def stands(
         and unsteady < settings.rate_std_rad_s
         and shaking < settings.specific_force_std_m_s2
     )
+
+
+class FlowSum:
+    """Add the flow of successive intervals up to one over at least ``span_s``.
+
+    A creeping car moves a view by less than the flow's noise from one image to the next if these
+    come fast, but by more over a tenth of a second; the noise grows by far less, since what one
+    interval reads too much the next reads too little. Cells are added as they lie: where they
+    move away from under each other the car does not stand.
+    """
+
+    def __init__(self, span_s: float) -> None:
+        self._span_s = span_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all intervals."""
+        self._newest: deque[tuple[NDArray[np.floating], float]] = deque()
+
+    def add(self, flow: NDArray[np.floating] | None, dt_s: float) -> NDArray[np.floating] | None:
+        """Return the flow [2, 40, 128] over the newest intervals that last ``span_s`` together.
+
+        flow: of an interval of dt_s, None where there is none. None is returned behind it, until
+        there is enough.
+        """
+        if flow is None:
+            self.reset()
+            return None
+        self._newest.append((flow, dt_s))
+        lasts_s = sum(length_s for _, length_s in self._newest)
+        while lasts_s - self._newest[0][1] >= self._span_s:
+            lasts_s -= self._newest.popleft()[1]
+        if lasts_s < self._span_s:
+            return None
+        return np.stack([part for part, _ in self._newest]).sum(axis=0, dtype=np.float32)
 
 
 class GyroBias:

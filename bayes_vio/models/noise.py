@@ -42,13 +42,15 @@ _ONES = (1.0,) * 6
 class Circumstances:
     """What the noise's deviations are where a car meets what training does not have.
 
-    Factors [6] where no camera sees, where the gyro's bias is known and taken out, and where both
-    is so; and the deviations [6] (m/s, rad/s) of the twist of a car that stands.
+    Factors [6] where no camera sees, where the gyro's bias is known and taken out, where both is
+    so, and where no IMU tells; and the deviations [6] (m/s, rad/s) of the twist of a car that
+    stands.
     """
 
     imu_alone_scale: tuple[float, ...] = _ONES
     bias_known_scale: tuple[float, ...] = _ONES
     imu_alone_bias_known_scale: tuple[float, ...] = _ONES
+    camera_alone_scale: tuple[float, ...] = _ONES
     standing_std: tuple[float, ...] = (0.1, 0.1, 0.1, 5e-3, 5e-3, 5e-3)
 
     def __post_init__(self) -> None:
@@ -59,8 +61,10 @@ class Circumstances:
             if values.shape != (6,) or not ((values >= low) & (values <= high)).all():
                 raise ValueError(f"{field.name} is not six numbers from {low:g} to {high:g}")
 
-    def scale(self, camera_sees: bool, bias_known: bool) -> Array:
-        """Return the factors [6] of an interval with an IMU."""
+    def scale(self, camera_sees: bool, bias_known: bool, imu_tells: bool = True) -> Array:
+        """Return the factors [6] of an interval that at least one sensor tells of."""
+        if not imu_tells:
+            return np.array(self.camera_alone_scale)
         if camera_sees:
             return np.array(self.bias_known_scale if bias_known else _ONES)
         return np.array(self.imu_alone_bias_known_scale if bias_known else self.imu_alone_scale)

@@ -5,7 +5,7 @@ import pytest
 
 from bayes_vio.conventions import GRAVITY_M_S2
 from bayes_vio.data.samples import VIEW_FOCAL_PX
-from bayes_vio.estimator.standstill import GyroBias, StandstillSettings, stands
+from bayes_vio.estimator.standstill import FlowSum, GyroBias, StandstillSettings, stands
 
 DT_S = 0.1
 VALID = np.ones(20, np.float32)
@@ -53,6 +53,37 @@ def test_what_is_not_surely_at_rest_does_not_stand(what: str) -> None:
     if what == "gap":
         valid[7] = 0
     assert not stands(None if what == "no image" else flow, imu, valid, SETTINGS)
+
+
+def test_a_car_that_creeps_past_a_fast_camera_does_not_stand() -> None:
+    # 0.15 pixels of an image 30 times a second are noise, 4.5 pixels a second are a moving car.
+    rng, flows = np.random.default_rng(0), FlowSum(SETTINGS.flow_s)
+    imu = imu_at_rest(rng, noise_density=2e-4)
+    creeping = STILL + np.float32(0.15 / VIEW_FOCAL_PX)
+    assert stands(creeping, imu, VALID, SETTINGS)
+    summed = [flows.add(creeping, 1 / 30) for _ in range(5)]
+    assert summed[0] is None
+    assert summed[1] is None
+    for flow in summed[2:]:
+        assert flow is not None
+        np.testing.assert_allclose(flow, 3 * creeping, rtol=1e-5)
+        assert not stands(flow, imu, VALID, SETTINGS)
+
+
+def test_flow_is_added_up_over_as_few_intervals_as_last_long_enough() -> None:
+    flows = FlowSum(0.08)
+    one = STILL + 1
+    slow = flows.add(one, 0.1)
+    assert slow is not None
+    np.testing.assert_array_equal(slow, one)
+    both = flows.add(2 * one, 0.05)  # with the one before it
+    assert both is not None
+    np.testing.assert_array_equal(both, 3 * one)
+    newest = flows.add(4 * one, 0.05)
+    assert newest is not None
+    np.testing.assert_array_equal(newest, 6 * one)
+    assert flows.add(None, 0.1) is None
+    assert flows.add(one, 0.05) is None  # what lies behind a gap does not count
 
 
 def test_nothing_is_taken_out_before_the_car_has_stood() -> None:
