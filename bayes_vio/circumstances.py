@@ -5,7 +5,8 @@ estimator takes the bias out once the car has stood, and then rotations err less
 is alone, errors are of another size; and of a car that stands it is known what it may yet move by.
 So recordings are walked through as the estimator does, bias and standstill included, and for each
 circumstance the noise is scaled anew (E-C4), by the same rule as for all: by recordings unseen, or
-by both together where those ask for more noise. What few recordings show, moves little.
+by both together where those ask for more noise. What few recordings show, moves little. Where a
+sensor is alone, the epistemic part is, too (E-C5): the posterior's data always had both.
 """
 
 from __future__ import annotations
@@ -23,12 +24,20 @@ from bayes_vio.conventions import ANGULAR, ANGULAR_RATE, LINEAR
 from bayes_vio.data.dataset import MotionDataset, PreparedRecording
 from bayes_vio.data.samples import MotionInput
 from bayes_vio.estimator.standstill import FlowSum, GyroBias, StandstillSettings, stands
-from bayes_vio.models.noise import AS_IN_TRAINING, Circumstances
+from bayes_vio.models.noise import Circumstances
 from bayes_vio.posterior import Posterior
 from bayes_vio.training.augmentation import without_camera, without_imu
-from bayes_vio.training.calibration import Batches, scale_for_new_drives
+from bayes_vio.training.calibration import (
+    Batches,
+    Residuals,
+    residuals_of,
+    widest_epistemic_scale,
+    widest_noise_scale,
+)
 
 Array = NDArray[np.float64]
+Scale = tuple[float, ...]
+_ONES: Scale = (1.0,) * 6
 
 _FRAMES = 900  # of each recording, in a row: a bias is known from the first standstill on
 _BATCH = 64
@@ -100,7 +109,7 @@ def measure_circumstances(
     validation: Sequence[PreparedRecording],
     samples: int = 1000,
 ) -> Circumstances:
-    """Return what the noise is times where a sensor is alone, and where the gyro's bias is known.
+    """Return by what the covariance differs where a sensor is alone or the gyro's bias is known.
 
     samples: of training and of validation each, that a circumstance is judged by at most.
     """
@@ -108,19 +117,47 @@ def measure_circumstances(
         [walk for walk in map(walked, part) if walk is not None] for part in (train, validation)
     )
 
-    def scale(of: _Circumstance) -> tuple[float, ...]:
+    def errors(of: _Circumstance) -> _Errors | None:
         parts = [list(_batches(walks, of, samples)) for walks in (unseen, seen)]
-        if not all(parts):
-            return AS_IN_TRAINING.bias_known_scale
-        return tuple(scale_for_new_drives(posterior, *parts).tolist())
+        return _Errors(*(residuals_of(posterior, part) for part in parts)) if all(parts) else None
 
+    imu_alone = errors(_Circumstance(bias_known=False, camera_sees=False))
+    imu_alone_bias_known = errors(_Circumstance(bias_known=True, camera_sees=False))
+    camera_alone = errors(_Circumstance(bias_known=None, imu_tells=False))
+    imu_alone_epistemic = _epistemic_scale(imu_alone, imu_alone_bias_known)
+    camera_alone_epistemic = _epistemic_scale(camera_alone)
     return Circumstances(
-        imu_alone_scale=scale(_Circumstance(bias_known=False, camera_sees=False)),
-        bias_known_scale=scale(_Circumstance(bias_known=True)),
-        imu_alone_bias_known_scale=scale(_Circumstance(bias_known=True, camera_sees=False)),
-        camera_alone_scale=scale(_Circumstance(bias_known=None, imu_tells=False)),
+        imu_alone_scale=_noise_scale(imu_alone, imu_alone_epistemic),
+        bias_known_scale=_noise_scale(errors(_Circumstance(bias_known=True))),
+        imu_alone_bias_known_scale=_noise_scale(imu_alone_bias_known, imu_alone_epistemic),
+        camera_alone_scale=_noise_scale(camera_alone, camera_alone_epistemic),
+        imu_alone_epistemic_scale=imu_alone_epistemic,
+        camera_alone_epistemic_scale=camera_alone_epistemic,
         standing_std=standing_std([*unseen, *seen]),
     )
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Errors under a circumstance, of drives unseen and of drives seen."""
+
+    unseen: Residuals
+    seen: Residuals
+
+
+def _epistemic_scale(*errors: _Errors | None) -> Scale:
+    """Return the factors of the epistemic deviations: where some errors show them too wide."""
+    told = [widest_epistemic_scale(part.unseen, part.seen) for part in errors if part is not None]
+    return tuple(torch.stack(told).amin(0).tolist()) if told else _ONES
+
+
+def _noise_scale(errors: _Errors | None, epistemic: Scale = _ONES) -> Scale:
+    """Return the factors of the noise's deviations beside those of the epistemic ones."""
+    if errors is None:
+        return _ONES
+    factor = torch.tensor(epistemic, dtype=errors.unseen.error.dtype)
+    parts = (part.with_epistemic_scale(factor) for part in (errors.unseen, errors.seen))
+    return tuple(widest_noise_scale(*parts).tolist())
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,16 @@ class GyroAlone:
         return GaussianPrediction(mean, 1e-12 * torch.eye(6).expand(len(at), 6, 6), noise_cov)
 
 
+@dataclass(frozen=True)
+class UntoldOfBlindness(GyroAlone):
+    """One whose weights nobody told what a gyro alone means: it errs as ever, and doubts that."""
+
+    def prediction(self, at: MotionInput) -> GaussianPrediction:
+        p = super().prediction(replace(at, camera_valid=torch.ones_like(at.camera_valid)))
+        std = torch.where(at.camera_valid > 0, 1e-6, 0.004).double()
+        return replace(p, epistemic_cov=std[:, None, None] ** 2 * torch.eye(6).double())
+
+
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("drive")
@@ -97,6 +107,22 @@ def test_noise_is_less_where_the_bias_is_known_and_of_its_own_size_without_a_cam
     assert found.scale(camera_sees=True, bias_known=False).tolist() == [1.0] * 6
 
 
+def test_doubt_that_no_data_told_of_is_measured_where_a_sensor_is_alone(recording: Any) -> None:
+    found = measure_circumstances(cast(Posterior, UntoldOfBlindness()), [recording], [recording])
+    assert max(found.imu_alone_epistemic_scale[ANGULAR]) < 0.1
+    # Blind or not, errors are the same.
+    seeing, blind, doubt = (
+        np.array(scale)[ANGULAR]
+        for scale in (
+            found.bias_known_scale,
+            found.imu_alone_bias_known_scale,
+            found.imu_alone_epistemic_scale,
+        )
+    )
+    assert (np.hypot(blind * STD_RAD, doubt * 0.004) < 3 * seeing * STD_RAD).all()
+    np.testing.assert_allclose(found.camera_alone_epistemic_scale, 1.0, atol=0.05)
+
+
 def test_recordings_without_an_imu_tell_nothing(recording: Any) -> None:
     samples = recording.samples
     blind = replace(
@@ -143,5 +169,11 @@ def test_a_scale_is_chosen_by_camera_and_bias() -> None:
     assert c.scale(camera_sees=False, bias_known=True)[0] == 3.0
     for bias_known in (True, False):
         assert c.scale(camera_sees=True, bias_known=bias_known, imu_tells=False)[0] == 4.0
+    lone = replace(
+        c, imu_alone_epistemic_scale=(0.5,) * 6, camera_alone_epistemic_scale=(0.3,) * 6
+    )
+    assert lone.epistemic_scale(camera_sees=True, imu_tells=True).tolist() == [1.0] * 6
+    assert lone.epistemic_scale(camera_sees=False, imu_tells=True).tolist() == [0.5] * 6
+    assert lone.epistemic_scale(camera_sees=True, imu_tells=False).tolist() == [0.3] * 6
     with pytest.raises(ValueError, match="bias_known_scale is not six numbers"):
         replace(c, bias_known_scale=(0.0,) * 6)

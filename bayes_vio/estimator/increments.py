@@ -193,9 +193,10 @@ class IncrementPredictor:
         )
         if not (np.abs(mean) < self._std_bound).all():
             raise CovarianceError(f"the model's mean {mean} is no motion within bounds")
-        features = None if features is None else features[0].cpu().numpy()
+        known = self._epistemic_scale(interval)
+        features = None if features is None else known[:, None] * features[0].cpu().numpy()
         fused = self._fused(interval, mean, features)
-        factor = fused.epistemic_factor
+        factor = fused.epistemic_factor * known
         epistemic_cov = factor[:, None] * epistemic_cov * factor
         floor = self._settings.floor_std**2 * np.eye(6)
         epistemic_cov = check_spd(epistemic_cov + floor, "the model's epistemic covariance")
@@ -218,6 +219,12 @@ class IncrementPredictor:
             imu_tells=bool(interval.imu_valid.any()),
         )
         return scale[:, None] * noise_cov * scale
+
+    def _epistemic_scale(self, interval: Interval) -> Array:
+        """Return the factors [6] of the epistemic deviations under an interval's circumstances."""
+        return self._artifact.circumstances.epistemic_scale(
+            camera_sees=interval.flow is not None, imu_tells=bool(interval.imu_valid.any())
+        )
 
     def _fused(self, interval: Interval, mean: Array, features: Array | None) -> Fused:
         """Return the prediction with the gyro's slow rotation, where there are both sensors."""

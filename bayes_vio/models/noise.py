@@ -43,14 +43,17 @@ class Circumstances:
     """What the noise's deviations are where a car meets what training does not have.
 
     Factors [6] where no camera sees, where the gyro's bias is known and taken out, where both is
-    so, and where no IMU tells; and the deviations [6] (m/s, rad/s) of the twist of a car that
-    stands.
+    so, and where no IMU tells; factors [6] of the epistemic deviations where a sensor is alone,
+    since the posterior's data always had both; and the deviations [6] (m/s, rad/s) of the twist
+    of a car that stands.
     """
 
     imu_alone_scale: tuple[float, ...] = _ONES
     bias_known_scale: tuple[float, ...] = _ONES
     imu_alone_bias_known_scale: tuple[float, ...] = _ONES
     camera_alone_scale: tuple[float, ...] = _ONES
+    imu_alone_epistemic_scale: tuple[float, ...] = _ONES
+    camera_alone_epistemic_scale: tuple[float, ...] = _ONES
     standing_std: tuple[float, ...] = (0.1, 0.1, 0.1, 5e-3, 5e-3, 5e-3)
 
     def __post_init__(self) -> None:
@@ -68,6 +71,15 @@ class Circumstances:
         if camera_sees:
             return np.array(self.bias_known_scale if bias_known else _ONES)
         return np.array(self.imu_alone_bias_known_scale if bias_known else self.imu_alone_scale)
+
+    def epistemic_scale(self, camera_sees: bool, imu_tells: bool) -> Array:
+        """Return the factors [6] of the epistemic deviations, by the sensors that tell."""
+        if camera_sees and imu_tells:
+            return np.ones(6)
+        alone = (
+            self.camera_alone_epistemic_scale if camera_sees else self.imu_alone_epistemic_scale
+        )
+        return np.array(alone)
 
     @property
     def standing_twist_cov(self) -> Array:

@@ -10,17 +10,19 @@ Errors differ from drive to drive more than from frame to frame, and validation 
 straight road would narrow the noise for all. Residuals of the training drives are no larger than
 those of a new one like them. So where both together ask for more noise than validation alone, they
 have it; the epistemic part is told by drives unseen alone.
+
+Where a sensor is missing that the curvature always had, the weights that only then matter are held
+by the prior alone, though training told of them, and E_i is too wide. There it has factors, too:
+    r_i ~ N(0, S N_i S + D E_i D),    D = diag(d), d <= 1.                                   (E-C5)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bayes_vio.data.samples import MotionInput
@@ -32,9 +34,11 @@ _LARGEST_LOG_SCALE = 3.0
 # Errors last for some seconds, so that about one frame in twenty tells something new.
 _LOG_SCALE_STD = 0.5
 _FRAMES_PER_INDEPENDENT_ERROR = 20
+# The epistemic part is trusted less than the noise where no data told of it: log d is the negative
+# half of N(0, 1).
+_LOG_EPISTEMIC_STD, _LEAST_LOG_EPISTEMIC = 1.0, -4.5
 
 
-Array = NDArray[np.float64]
 Batches = Iterable[tuple[MotionInput, Tensor]]
 
 
@@ -53,6 +57,10 @@ class Residuals:
             torch.cat([self.epistemic_cov, other.epistemic_cov]),
             torch.cat([self.noise_cov, other.noise_cov]),
         )
+
+    def with_epistemic_scale(self, scale: Tensor) -> Residuals:
+        """Return them under epistemic deviations times scale [d]."""
+        return replace(self, epistemic_cov=scale[:, None] * self.epistemic_cov * scale)
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ def noise_scale_for_new_drives(unseen: Residuals, seen: Residuals) -> tuple[Tens
 
     And its NLL on validation (nats). Raises ValueError as ``calibrate`` does.
     """
-    scale = _widest_scale(unseen, seen)
+    scale = widest_noise_scale(unseen, seen)
     _check_scale(scale)
     return scale, _nll(unseen, scale)
 
@@ -151,16 +159,16 @@ def _nll(residuals: Residuals, scale: Tensor) -> float:
     return float(gaussian_cov_nll(residuals.error, cov).mean())
 
 
-def _widest_scale(unseen: Residuals, seen: Residuals) -> Tensor:
+def widest_noise_scale(unseen: Residuals, seen: Residuals) -> Tensor:
+    """Return the noise scale [d] as ``noise_scale_for_new_drives`` does, however large it is."""
     alone, _ = fit_noise_scale(unseen)
     together, _ = fit_noise_scale(unseen.joined(seen))
     return torch.maximum(alone, together)
 
 
-def scale_for_new_drives(posterior: Posterior, unseen: Batches, seen: Batches) -> Array:
-    """Return the noise scale [6] as ``calibrate_noise`` does, however large it is."""
-    (of_unseen,), (of_seen,) = (_residuals([posterior], part) for part in (unseen, seen))
-    return _widest_scale(of_unseen, of_seen).numpy()
+def widest_epistemic_scale(unseen: Residuals, seen: Residuals) -> Tensor:
+    """Return the factors [d] of E-C5 that drives unseen ask for, or both where they are larger."""
+    return torch.maximum(fit_epistemic_scale(unseen), fit_epistemic_scale(unseen.joined(seen)))
 
 
 def _check_scale(noise_scale: Tensor) -> None:
@@ -178,31 +186,63 @@ def fit_noise_scale(residuals: Residuals) -> tuple[Tensor, float]:
     The scale has a log-normal prior around one and lies within [e^-3, e^3]: on a few correlated
     errors the likelihood alone would drive single axes to nothing.
     """
-    error, noise_cov = residuals.error, residuals.noise_cov
-    independent = max(1.0, len(error) / _FRAMES_PER_INDEPENDENT_ERROR)
-    # The bound is part of the parametrisation, s = exp(3 tanh u), so that the search is smooth.
-    u = torch.zeros(error.shape[1], dtype=error.dtype, requires_grad=True)
+
+    def loss(u: Tensor) -> Tensor:
+        return _penalised_nll(residuals, _log_noise_scale(u))
+
+    u = _minimised(loss, torch.zeros_like(residuals.error[0]))
+    return _log_noise_scale(u).exp(), float(loss(u))
+
+
+def fit_epistemic_scale(residuals: Residuals) -> Tensor:
+    """Return the most probable factors d [d] <= 1 of E-C5 beside a noise scale, from e^-4.5 on."""
+    axes, independent = residuals.error.shape[1], _independent(residuals)
+
+    def log_scale(u: Tensor) -> Tensor:
+        return _LEAST_LOG_EPISTEMIC * torch.sigmoid(u)
+
+    def loss(u: Tensor) -> Tensor:
+        log_d = log_scale(u[axes:])
+        narrowed = residuals.with_epistemic_scale(log_d.exp())
+        penalty = 0.5 * (log_d / _LOG_EPISTEMIC_STD).square().sum() / independent
+        return _penalised_nll(narrowed, _log_noise_scale(u[:axes])) + penalty
+
+    zero = torch.zeros_like(residuals.error[0])
+    u = _minimised(loss, torch.cat([zero, zero - 2.0]))
+    return log_scale(u[axes:]).exp()
+
+
+def _log_noise_scale(u: Tensor) -> Tensor:
+    # The bound is part of the parametrisation, so that the search is smooth.
+    return _LARGEST_LOG_SCALE * torch.tanh(u)
+
+
+def _penalised_nll(residuals: Residuals, log_scale: Tensor) -> Tensor:
+    s = log_scale.exp()
+    cov = residuals.epistemic_cov + s[:, None] * residuals.noise_cov * s
+    penalty = 0.5 * (log_scale / _LOG_SCALE_STD).square().sum() / _independent(residuals)
+    return gaussian_cov_nll(residuals.error, cov).mean() + penalty
+
+
+def _independent(residuals: Residuals) -> float:
+    return max(1.0, len(residuals.error) / _FRAMES_PER_INDEPENDENT_ERROR)
+
+
+def _minimised(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Return where a smooth loss is smallest, from a start [n]."""
+    u = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [u], max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-9
     )
 
-    def log_scale() -> Tensor:
-        return _LARGEST_LOG_SCALE * torch.tanh(u)
-
-    def loss() -> Tensor:
-        s = log_scale().exp()
-        cov = residuals.epistemic_cov + s[:, None] * noise_cov * s
-        nll = gaussian_cov_nll(error, cov).mean()
-        return nll + 0.5 * (log_scale() / _LOG_SCALE_STD).square().sum() / independent
-
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = loss()
+        value = loss(u)
         value.backward()
         return value
 
     optimizer.step(closure)  # type: ignore[arg-type]
-    return log_scale().exp().detach(), float(loss().detach())
+    return u.detach()
 
 
 def gaussian_cov_nll(residual: Tensor, cov: Tensor) -> Tensor:
@@ -211,6 +251,12 @@ def gaussian_cov_nll(residual: Tensor, cov: Tensor) -> Tensor:
     white = torch.linalg.solve_triangular(L, residual[..., None], upper=False).squeeze(-1)
     log_det = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return 0.5 * (white.square().sum(-1) + log_det + residual.shape[1] * math.log(2 * math.pi))
+
+
+def residuals_of(posterior: Posterior, batches: Batches) -> Residuals:
+    """Return what a posterior leaves and says of batches."""
+    (found,) = _residuals([posterior], batches)
+    return found
 
 
 def _residuals(posteriors: Sequence[Posterior], batches: Batches) -> list[Residuals]:

@@ -14,10 +14,12 @@ from bayes_vio.posterior import GaussianPrediction, Posterior
 from bayes_vio.training.calibration import (
     Residuals,
     calibrate,
+    fit_epistemic_scale,
     fit_noise_scale,
     gaussian_cov_nll,
     noise_scale_for_new_drives,
     score,
+    widest_epistemic_scale,
 )
 from bayes_vio.training.correlation import (
     correlation_time_s,
@@ -41,6 +43,36 @@ def test_noise_scale_is_recovered_beside_a_known_epistemic_covariance() -> None:
     torch.testing.assert_close(found, scale, rtol=0.05, atol=0)
     penalty = 0.5 * float((scale.log() / 0.5).square().sum()) / (n / 20)
     assert nll <= float(gaussian_cov_nll(residual, cov).mean()) + penalty
+
+
+def under_both_parts(noise: list[float], epistemic: list[float], seed: int = 0) -> Residuals:
+    """Return errors of a covariance whose parts differ from interval to interval, and which are
+    said to be of other sizes by factors."""
+    g = torch.Generator().manual_seed(seed)
+    n, d = 20_000, len(noise)
+    s, e = torch.tensor(noise).double(), torch.tensor(epistemic).double()
+    N, E = (torch.diag_embed(torch.exp(2 * torch.randn(n, d, generator=g)).double()) for _ in "NE")
+    std = (s[:, None] * N * s + e[:, None] * E * e).diagonal(dim1=1, dim2=2).sqrt()
+    return Residuals(std * torch.randn(n, d, generator=g).double(), E, N)
+
+
+def test_both_scales_are_told_apart_by_intervals_that_differ() -> None:
+    residuals = under_both_parts([1.5, 0.6, 1.0], [0.1, 0.5, 1.0])
+    factors = fit_epistemic_scale(residuals)
+    expected = torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(factors, expected, rtol=0.1, atol=0)
+    scale, _ = fit_noise_scale(residuals.with_epistemic_scale(factors))
+    expected = torch.tensor([1.5, 0.6, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(scale, expected, rtol=0.05, atol=0)
+
+
+def test_what_is_too_narrow_is_noise() -> None:
+    factors = fit_epistemic_scale(under_both_parts([1.0], [3.0]))
+    assert 0.9 < float(factors) <= 1
+    wide, narrow = (under_both_parts([1.0], [e], seed) for seed, e in enumerate((0.6, 0.1)))
+    both = float(widest_epistemic_scale(narrow, wide))
+    assert both > 2 * float(fit_epistemic_scale(narrow))
+    assert both <= 0.66
 
 
 @dataclass(frozen=True)
