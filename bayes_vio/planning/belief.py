@@ -144,8 +144,7 @@ class RolledBelief:
 
     poses [c, t, 3]: the means. initial_cov [3, 3]: of f_0. coherent_cov [3, 3]: of the twist's
     lasting error, that adds up by coherent_gain [c, t, 3, 3]. drift_gain [c, t, 3, 3]: by which
-    unit normals of the velocity's drift do. noise_cov [c, t, 3, 3]: of the noise added up, whose
-    steps have the square roots noise_root [c, t - 1, 3, 3].
+    unit normals of the velocity's drift do. noise_cov [c, t, 3, 3]: of the noise added up.
     """
 
     poses: Tensor
@@ -153,7 +152,6 @@ class RolledBelief:
     coherent_cov: Tensor
     coherent_gain: Tensor
     drift_gain: Tensor
-    noise_root: Tensor
     noise_cov: Tensor
 
     @property
@@ -172,7 +170,6 @@ class RolledBelief:
             poses=self.poses[which],
             coherent_gain=self.coherent_gain[which],
             drift_gain=self.drift_gain[which],
-            noise_root=self.noise_root[which],
             noise_cov=self.noise_cov[which],
         )
 
@@ -191,19 +188,32 @@ class RolledBelief:
         lever, earlier_lever = (at(levers(self.poses), i) for i in (later, earlier))
         return lever @ f_cov @ earlier_lever.mT
 
-    def sample(self, candidate: int, n: int, generator: torch.Generator) -> Tensor:
-        """Return n true motions [n, t, 3] (x, y, yaw) along a candidate."""
-        times = self.poses.shape[1]
-        normal = torch.randn(n, times + 2, 3, generator=generator, dtype=torch.float64)
+    def sample(
+        self, candidate: int, n: int, generator: torch.Generator, times: Tensor | None = None
+    ) -> Tensor:
+        """Return n true motions [n, t, 3] (x, y, yaw) along a candidate.
+
+        times [k]: only at these, in their order, [n, k, 3].
+        """
+        times = self.every[candidate] if times is None else times
+        normal = torch.randn(n, len(times) + 3, 3, generator=generator, dtype=torch.float64)
         normal = normal.to(self.poses.device)
         f = (normal[:, 0] @ torch.linalg.cholesky(self.initial_cov).T)[:, None]
         lasting = normal[:, 1] @ torch.linalg.cholesky(self.coherent_cov).T
-        f = f + torch.einsum("tij,nj->nti", self.coherent_gain[candidate], lasting)
-        f = f + torch.einsum("tij,nj->nti", self.drift_gain[candidate], normal[:, 2])
-        steps = torch.einsum("tij,ntj->nti", self.noise_root[candidate], normal[:, 3:])
-        f = f + torch.nn.functional.pad(steps.cumsum(1), (0, 0, 1, 0))
-        error = torch.einsum("tij,ntj->nti", levers(self.poses)[candidate], f)
-        return self.poses[candidate] + error
+        f = f + torch.einsum("tij,nj->nti", self.coherent_gain[candidate, times], lasting)
+        f = f + torch.einsum("tij,nj->nti", self.drift_gain[candidate, times], normal[:, 2])
+        noise_cov = self.noise_cov[candidate, times]
+        steps = torch.diff(noise_cov, dim=0, prepend=torch.zeros_like(noise_cov[:1]))
+        noise = torch.einsum("tij,ntj->nti", _roots(steps), normal[:, 3:])
+        lever = levers(self.poses)[candidate, times]
+        error = torch.einsum("tij,ntj->nti", lever, f + noise.cumsum(1))
+        return self.poses[candidate, times] + error
+
+
+def _roots(cov: Tensor) -> Tensor:
+    """Return square roots [..., 3, 3] of matrices that may be singular, as where a car stands."""
+    values, vectors = torch.linalg.eigh(cov)
+    return vectors * values.clamp(min=0.0).sqrt()[..., None, :]
 
 
 def at(value: Tensor, index: Tensor) -> Tensor:
@@ -269,7 +279,6 @@ def roll_out(
         coherent_cov=tensor(coherent_cov),
         coherent_gain=_summed(B * tensor(lasting)[:, None]),
         drift_gain=_summed(B * tensor(drift)[:, None]),
-        noise_root=noise_root,
         noise_cov=_summed(noise_root @ noise_root.mT),
     )
 

@@ -257,8 +257,8 @@ class Planner:
         if not any(which.any() for which in near):
             return [0.0] * len(kinds)
         generator = torch.Generator().manual_seed(seed)
-        motions = rolled.of(chosen).sample(0, self.settings.samples, generator)
-        motions = motions[:, risks.index[chosen, stations.counts[0]]]
+        times = risks.index[chosen, stations.counts[0]]
+        motions = rolled.of(chosen).sample(0, self.settings.samples, generator, times)
         hits = [
             touches(motions, self.vehicle, kind[which]).any(-1)
             for kind, which in zip(kinds, near, strict=True)

@@ -13,7 +13,7 @@ from bayes_vio.estimator.coasting import Coasting
 from bayes_vio.estimator.tracking import TrackingState
 from bayes_vio.filters.covariance import CovarianceError, check_spd
 from bayes_vio.planning import Belief, Growth, Vehicle
-from bayes_vio.planning.belief import roll_out
+from bayes_vio.planning.belief import roll_out, step_gains
 from bayes_vio.planning.car import Car, Command
 from tests.planning_cases import belief, diagonal
 
@@ -36,6 +36,31 @@ def test_samples_have_the_covariance_that_is_rolled_out(state):
         std = np.sqrt(np.diagonal(cov))
         ratio = np.cov(motions[:, time].T) / np.outer(std, std)
         np.testing.assert_allclose(ratio, cov / np.outer(std, std), atol=5 / np.sqrt(n))
+
+
+def test_noise_that_is_added_up_step_by_step_has_the_covariance_that_is_rolled_out():
+    start, growth, n = belief(2.0), Growth(), 20_000
+    poses = arc(5.0, 0.25)
+    density = 2 * growth.noise_correlation_s / DT_S * start.noise_twist_cov
+    errors = np.random.default_rng(0).multivariate_normal(np.zeros(3), density, (n, TIMES - 1))
+    gains = step_gains(poses, DT_S)[0].numpy()
+    added = np.einsum("tij,ntj->ni", gains, errors)
+    rolled = roll_out(start, poses, DT_S, growth).noise_cov[0, -1].numpy()
+    std = np.sqrt(np.diagonal(rolled))
+    ratio = np.cov(added.T) / np.outer(std, std)
+    np.testing.assert_allclose(ratio, rolled / np.outer(std, std), atol=5 / np.sqrt(n))
+
+
+def test_samples_at_some_times_are_those_of_the_whole_motion():
+    rolled = roll_out(belief(), arc(6.0, 0.2), DT_S, Growth())
+    times, n = torch.tensor([0, 3, 17, 40]), 40_000
+    some = rolled.sample(0, n, torch.Generator().manual_seed(1), times).numpy()
+    later, earlier = torch.tensor([[40]]), torch.tensor([[17]])
+    cov = rolled.cov_between(later, earlier)[0, 0].numpy()
+    found = np.cov(some[:, 3].T, some[:, 2].T)[:3, 3:]
+    std = [np.sqrt(np.diagonal(rolled.cov[0, k].numpy())) for k in (40, 17)]
+    scale = np.outer(*std)
+    np.testing.assert_allclose(found / scale, cov / scale, atol=5 / np.sqrt(n))
 
 
 def test_a_simulated_car_errs_as_the_roll_out_says():
