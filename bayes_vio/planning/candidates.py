@@ -30,14 +30,15 @@ class Lattice:
     """Which candidates are tried.
 
     offsets: number of lateral offsets, odd. offset_max_m: the largest. speeds: number of target
-    speeds, without 0. commit_s: how long a target speed is held before braking. horizon_s, dt_s:
-    length and step of a plan.
+    speeds, without 0. commit_s: how long a target speed is held before braking; short_commit_s:
+    for how long the slowest one is held, too. horizon_s, dt_s: length and step of a plan.
     """
 
     offsets: int = 11
     offset_max_m: float = 3.0
     speeds: int = 5
     commit_s: float = 1.5
+    short_commit_s: float = 0.5
     horizon_s: float = 6.0
     dt_s: float = 0.15
 
@@ -47,6 +48,8 @@ class Lattice:
             raise ValueError("a lattice needs an odd number of offsets and at least one speed")
         if not 0 < self.dt_s <= self.commit_s < self.horizon_s:
             raise ValueError("a lattice needs 0 < dt_s <= commit_s < horizon_s")
+        if not 0 < self.short_commit_s <= self.commit_s:
+            raise ValueError("a lattice needs 0 < short_commit_s <= commit_s")
 
     @property
     def steps(self) -> int:
@@ -87,13 +90,17 @@ def candidates(
         offset = np.zeros(1)
     speed = np.linspace(0, 1, lattice.speeds + 1)[1:] * vehicle.speed_max_m_s
     grid = np.stack(np.meshgrid(offset, speed, indexing="ij"), -1).reshape(-1, 2)
-    stops = np.stack([offset, np.zeros(lattice.offsets)], -1)
+    slowest = np.stack([offset, np.full(lattice.offsets, speed[0])], -1)
+    stops = slowest * [1.0, 0.0]
     way_m = route.nearest(start.pose[:2])
     hardest = [[_aside(start, route, way_m), 0.0]]
-    rows = np.concatenate([grid, stops, hardest])
+    rows = np.concatenate([grid, slowest, stops, hardest])
     braking = np.full(len(rows), vehicle.braking_m_s2)
     braking[-1] = vehicle.braking_max_m_s2
-    follower = _Follower(route, vehicle, lattice, rows[:, 0], rows[:, 1], braking)
+    commit_s = np.full(len(rows), lattice.commit_s)
+    commit_s[len(grid) : -1] = lattice.short_commit_s
+    aims = rows[:, 0], rows[:, 1], commit_s
+    follower = _Follower(route, vehicle, lattice, aims, braking)
     made = follower.drive(start, way_m)
     return Candidates(*(torch.from_numpy(v).to(device) for v in (*made, rows[:, 0], rows[:, 1])))
 
@@ -108,6 +115,8 @@ def _aside(start: Start, route: Route, way_m: float) -> float:
 class _Follower:
     """Pure pursuit of a route at an offset, for all candidates at once.
 
+    aims: offset (m), target speed (m/s), how long it is held (s), each [c].
+
     In NumPy whatever the device: few numbers and many small steps.
     """
 
@@ -116,12 +125,12 @@ class _Follower:
         route: Route,
         vehicle: Vehicle,
         lattice: Lattice,
-        offset: Array,
-        target_speed: Array,
+        aims: tuple[Array, Array, Array],
         braking: Array,
     ) -> None:
         self._route, self._vehicle, self._lattice = route, vehicle, lattice
-        self._offset, self._target, self._braking = offset, target_speed, braking
+        self._offset, self._target, self._commit_s = aims
+        self._braking = braking
         # One table of what is looked up along the route: x, y, yaw, speed limit.
         self._table = np.column_stack([route.points, route.yaw, self._speed_limits()])
 
@@ -148,7 +157,7 @@ class _Follower:
         for k in range(self._lattice.steps):
             here = self._lookup(way)
             steering = self._steer(pose, way, speed, steering)
-            committed = k * dt_s < self._lattice.commit_s
+            committed = k * dt_s < self._commit_s
             later = self._accelerate(speed, here[:, 3], committed)
             pose = vehicle.advance(pose, speed, later, steering, dt_s)
             speed = later
@@ -187,10 +196,10 @@ class _Follower:
         change = vehicle.steering_rate_max_rad_s * dt_s
         return steering + np.clip(wanted - steering, -change, change)
 
-    def _accelerate(self, speed: Array, limit: Array, committed: bool) -> Array:
+    def _accelerate(self, speed: Array, limit: Array, committed: NDArray[np.bool_]) -> Array:
         """Return the speed [c] after one step."""
         vehicle, dt_s = self._vehicle, self._lattice.dt_s
-        wanted = np.minimum(self._target, limit) if committed else np.zeros_like(speed)
+        wanted = np.where(committed, np.minimum(self._target, limit), 0.0)
         faster = speed + vehicle.acceleration_max_m_s2 * dt_s
         slower = np.maximum(speed - self._braking * dt_s, 0.0)
         return np.minimum(np.maximum(wanted, slower), faster)

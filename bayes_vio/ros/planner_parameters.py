@@ -104,6 +104,9 @@ class PlannerParameters:
     offset_max_m: float = number(3.0, "Largest lateral offset tried", "m", 0.1, 20.0)
     speeds: int = number(5, "Target speeds tried", "speeds", 1, 50)
     commit_s: float = number(1.5, "How long a target speed is held", "s", 0.1, 30.0)
+    short_commit_s: float = number(
+        0.5, "For how long the slowest target speed is held, too", "s", 0.05, 30.0
+    )
     horizon_s: float = number(6.0, "Length of a plan", "s", 0.5, 60.0)
     time_step_s: float = number(0.15, "Time step of a plan", "s", 0.02, 1.0)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from planning_scenes import box
 
 from bayes_vio.estimator.tracking import TrackingState
@@ -15,6 +16,7 @@ from bayes_vio.planning import (
     Vehicle,
     World,
 )
+from bayes_vio.planning.candidates import Start, candidates
 from tests.planning_cases import belief, one_step_on, street
 
 ROUTE = Route.along(np.array([[0.0, 0.0], [120.0, 0.0]]))
@@ -182,3 +184,35 @@ def test_settings_that_mean_nothing_are_refused():
     ):
         with pytest.raises(ValueError):
             make()
+
+
+def test_where_a_whole_commitment_is_too_much_a_short_one_goes_on():
+    world = street(box(14, 2.3, 4.5, 1.9), box(14, -2.6, 4.5, 1.9))
+    settings = PlannerSettings(samples=0)
+    ways = []
+    for short_commit_s in (0.5, 1.5):
+        lattice = Lattice(speeds=3, short_commit_s=short_commit_s)
+        planner = Planner(lattice=lattice, settings=settings)
+        plans = [
+            planner.plan(belief(scale, 2.0, TrackingState.DEGRADED), world, ROUTE)
+            for scale in np.linspace(1.0, 4.0, 10)
+        ]
+        ways.append([p.poses[-1, 0] for p in plans if p.decision is not Decision.STOP])
+        assert all(p.collision_bound <= 0.01 for p in plans if p.decision is not Decision.STOP)
+    (short, whole) = ways
+    assert len(short) == len(whole)
+    assert (np.array(short) >= np.array(whole) - 1e-9).all()
+    assert max(np.subtract(short, whole)) > 0.5
+
+
+def test_the_slowest_speed_is_held_shortly_too_and_every_candidate_ends_standing():
+    lattice = Lattice(offsets=3, speeds=2)
+    start = Start(np.zeros(3), 2.0, 0.0)
+    made = candidates(start, ROUTE, Vehicle(), lattice, torch.device("cpu"))
+    assert len(made.poses) == 3 * (2 + 1 + 1) + 1
+    assert not made.speeds[:, -1].any()
+    moving_s = lattice.dt_s * (made.speeds > 0).sum(1)
+    slowest = made.target_speeds == 5.0
+    whole, short = moving_s[slowest][:3], moving_s[slowest][3:]
+    # In a second less, 1.5 m/s less are gained and braked away.
+    np.testing.assert_allclose(whole - short, 1.0 + 1.5 / 2.5, atol=0.31)
