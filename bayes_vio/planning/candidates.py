@@ -36,7 +36,7 @@ class Lattice:
 
     offsets: int = 11
     offset_max_m: float = 3.0
-    speeds: int = 5
+    speeds: int = 4
     commit_s: float = 1.5
     short_commit_s: float = 0.5
     horizon_s: float = 6.0

@@ -102,7 +102,7 @@ class PlannerParameters:
 
     offsets: int = number(11, "Lateral offsets tried, an odd number", "offsets", 1, 101)
     offset_max_m: float = number(3.0, "Largest lateral offset tried", "m", 0.1, 20.0)
-    speeds: int = number(5, "Target speeds tried", "speeds", 1, 50)
+    speeds: int = number(4, "Target speeds tried", "speeds", 1, 50)
     commit_s: float = number(1.5, "How long a target speed is held", "s", 0.1, 30.0)
     short_commit_s: float = number(
         0.5, "For how long the slowest target speed is held, too", "s", 0.05, 30.0
