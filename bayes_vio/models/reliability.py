@@ -3,9 +3,10 @@
 The posterior over weights hardly notices that a picture is unlike those of training: directions of
 the inputs that training left empty are told by no weight. So the inputs are judged beside it:
 
-- the picture, by the logarithms of its contrast and of its edges, and by its brightness. If errors
-  are linear in how far these lie from training's mean, their variance grows with the squared
-  Mahalanobis distance D^2, here in units of the one that 5 % of validation exceeds;
+- the picture, by the logarithms of its contrast and of its edges, and by its brightness, beside
+  those that training was shown, darker and brighter ones included. If errors are linear in how far
+  these lie from training's mean, their variance grows with the squared Mahalanobis distance D^2,
+  here in units of the one that 5 % of validation exceeds;
 - the view, by the share of it that is blind: covered, or outside the camera's image;
 - the lens, by how much less than its surroundings a spot changes (see ``data.lens_specks``);
 - camera and gyro, by whether they contradict each other (see ``models.agreement``).

@@ -29,12 +29,13 @@ from bayes_vio.models.reliability import (
     fit_picture,
     picture_statistics,
 )
+from bayes_vio.training.augmentation import AugmentationSettings
 
 Array = NDArray[np.float64]
 # By pair of images: the rotation [3] and its noise [3, 3] that the camera alone tells.
 Seen = Mapping[int, tuple[Array, Array]]
 
-_PICTURES = 200  # of each recording, evenly spread
+_PICTURES, _GAINS_SEED = 200, 0  # of each recording, evenly spread
 _FRAMES = 600  # of each validation recording, in a row
 _BATCH = 64
 _USUAL_STILL = 0.8  # share of validation with fewer still cells than counts as usual
@@ -55,13 +56,17 @@ def measure_reliability(
     model: MotionModel,
     train: Sequence[PreparedRecording],
     validation: Sequence[PreparedRecording],
+    gray_gain_std: float = AugmentationSettings.gray_gain_std,
 ) -> Reliability | None:
-    """Return what is usual for the inputs, None where no validation recording has an IMU."""
+    """Return what is usual for the inputs, None where no validation recording has an IMU.
+
+    gray_gain_std: of the pictures' brightness (logarithms) that training was shown.
+    """
     if not any(map(_Sequence.of, validation)):
         return None
     sequences = [s for s in map(_Sequence.of, (*train, *validation)) if s is not None]
-    pictures = [np.concatenate([_pictures(r) for r in part]) for part in (train, validation)]
-    mean, precision = fit_picture(*pictures)
+    shown = np.concatenate([_pictures(r, gray_gain_std) for r in train])
+    mean, precision = fit_picture(shown, np.concatenate([_pictures(r) for r in validation]))
     seen = [sequence.camera(model) for sequence in sequences]
     vibration_std = _vibration_std(sequences, seen)
     std, response, bound = _disagreement(sequences, seen, vibration_std)
@@ -82,15 +87,17 @@ def measure_reliability(
     )
 
 
-def _pictures(recording: PreparedRecording) -> Array:
-    """Return picture statistics [n, 4] of images spread over a recording."""
+def _pictures(recording: PreparedRecording, gain_std: float = 0.0) -> Array:
+    """Return picture statistics [n, 4] of images spread over a recording, darker or brighter by
+    random gains as those of training."""
     n = len(recording.frame_stamp_ns)
     rows = np.unique(np.linspace(0, n - 1, min(n, _PICTURES)).astype(np.int64))
-    valid = recording.frames.view_valid
-    parts = [
-        picture_statistics(to_unit(recording.frames.gray(part)), valid)
-        for part in np.array_split(rows, -(-len(rows) // _BATCH))
-    ]
+    valid, rng = recording.frames.view_valid, np.random.default_rng(_GAINS_SEED)
+    parts = []
+    for part in np.array_split(rows, -(-len(rows) // _BATCH)):
+        gain = np.exp(gain_std * rng.normal(size=(len(part), 1, 1)))
+        gray = np.minimum(gain * to_unit(recording.frames.gray(part)), 1.0)
+        parts.append(picture_statistics(gray, valid))
     return np.concatenate([*parts, np.zeros((0, PICTURE_STATISTICS))])
 
 

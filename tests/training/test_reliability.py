@@ -12,6 +12,7 @@ from bayes_vio.data.blind_view import unseen_share
 from bayes_vio.data.dataset import MotionDataset, prepare
 from bayes_vio.data.samples import ImuStream
 from bayes_vio.models.agreement import Estimate
+from bayes_vio.models.reliability import picture_statistics
 from bayes_vio.simulation import CameraSettings, SimulationSettings, simulate
 from bayes_vio.simulation.drives import DriveSettings
 from bayes_vio.training.reliability import (
@@ -77,6 +78,20 @@ def test_a_good_camera_shows_errors_whole_and_disagrees_by_little(recording):
     gray = recording.frames.gray(np.arange(0, 100, 10)) / 255
     distance = usual.picture_distance(np.array([[np.log(0.001)] * 3 + [gray.mean()]]))
     assert distance[0] > 10
+
+
+def test_a_picture_as_dark_as_training_was_shown_is_usual(recording):
+    rows = np.arange(0, 100, 10)
+    dark = picture_statistics(
+        np.exp(-0.4) * recording.frames.gray(rows) / 255, recording.frames.view_valid
+    )
+    shown, unshown = (
+        measure_reliability(TrueCamera(recording), [recording], [recording], gray_gain_std=std)
+        for std in (0.2, 0.0)
+    )
+    assert shown is not None
+    assert unshown is not None
+    assert shown.picture_distance(dark).mean() < 0.5 * unshown.picture_distance(dark).mean()
 
 
 def test_a_camera_that_shows_half_of_a_rotation_shows_less_of_a_bias(recording):
