@@ -195,20 +195,24 @@ def _batches(walks: Sequence[Walk], of: _Circumstance, samples: int) -> Batches:
 def standing_std(walks: Sequence[Walk]) -> tuple[float, ...]:
     """Return the standard deviations [6] (m/s, rad/s) of the twist of a car that stands.
 
-    Rotation is the gyro's, less what was left of its bias. Beside what is measured counts what is
-    known of cars, ``StandstillSettings``, as if it had been seen some times.
+    Rotation is the gyro's, once its bias is known: its error is what is left of that. Beside what
+    is measured counts what is known of cars, ``StandstillSettings``, as if it had been seen some
+    times.
     """
     s = StandstillSettings()
     prior_var = np.repeat([s.unseen_speed_std_m_s, s.unseen_rate_std_rad_s], 3) ** 2
     errors = np.concatenate([np.zeros((0, 6)), *map(_standing_errors, walks)])
-    independent = len(errors) / _FRAMES_PER_INDEPENDENT_ERROR
-    total = independent * np.mean(errors**2, axis=0) if len(errors) else np.zeros(6)
+    independent = np.isfinite(errors).sum(0) / _FRAMES_PER_INDEPENDENT_ERROR
+    total = np.nansum(errors**2, axis=0) / _FRAMES_PER_INDEPENDENT_ERROR
     var = (total + _PRIOR_ERRORS * prior_var) / (independent + _PRIOR_ERRORS)
     return tuple(np.sqrt(var).tolist())
 
 
 def _standing_errors(walk: Walk) -> Array:
-    """Return the twists' errors [m, 6] of the intervals in which a car is taken to stand."""
+    """Return the twists' errors [m, 6] of the intervals in which a car is taken to stand.
+
+    Of rotation NaN where the gyro's bias is not known.
+    """
     at = np.flatnonzero(walk.standing)
     if not len(at):
         return np.zeros((0, 6))
@@ -217,4 +221,5 @@ def _standing_errors(walk: Walk) -> Array:
     gyro = torch.cat([x.imu[..., ANGULAR_RATE].mean(1) for x, _ in parts]).double().numpy()
     twist = target / walk.dt_s[at, None]
     twist[:, ANGULAR] -= gyro
+    twist[~walk.is_known[at], ANGULAR] = np.nan
     return twist

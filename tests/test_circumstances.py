@@ -159,6 +159,10 @@ def test_standing_is_measured_beside_what_is_known_of_cars() -> None:
     expected = np.sqrt((200 * 0.02**2 + 10 * prior_var) / 210)
     np.testing.assert_allclose(standing_std([walk]), expected, rtol=0.05)
     np.testing.assert_allclose(standing_std([]), AS_IN_TRAINING.standing_std)
+    unknown = Walk(data, np.arange(n), np.full(n, 0.1), none, ~every, every)
+    of_unknown = standing_std([unknown])
+    np.testing.assert_allclose(of_unknown[:3], expected[:3], rtol=0.05)
+    np.testing.assert_allclose(of_unknown[3:], AS_IN_TRAINING.standing_std[3:])
 
 
 def test_a_scale_is_chosen_by_camera_and_bias() -> None:

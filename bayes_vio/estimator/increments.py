@@ -269,10 +269,13 @@ class IncrementPredictor:
     def _stand(self, interval: Interval) -> Increment:
         """Return the increment of a car that stands, give or take what would not show.
 
-        It may still swing on its springs: rotation is the gyro's.
+        It may still swing on its springs: rotation is the gyro's. Before the gyro's bias is known
+        all of that may be bias.
         """
         twist, twist_cov = np.zeros(6), self._artifact.circumstances.standing_twist_cov
         twist[ANGULAR] = _gyro_rate(interval)
+        if not interval.bias_known:
+            twist_cov = twist_cov + np.diag(twist**2)
         self._coasting = Coasting(np.zeros(6), twist_cov, self._settings)
         self._coasted_s = 0.0
         xi = torch.from_numpy(interval.dt_s * twist)
