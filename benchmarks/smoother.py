@@ -6,7 +6,7 @@ Relative poses go into a 10 s fixed-lag smoother (GTSAM, extra `smoother`) with 
 1 Hz: the reference (KITTI's poses, which are its RTK GPS to a decimetre) plus 1.5 m white and 1 m
 slowly varying noise per axis; the fixes stop for 10, 30 and 60 s in turn. Judged are positions
 within outages: the absolute error (RMSE) of the newest pose and of the oldest one of the window,
-and the share of them in their 95 % region.
+the share of them in their 95 % region and their likelihood (nats).
 
 Beside what an estimator may have stands what none has: a covariance that knows how large true
 errors are around every increment (the mean square over 2 s, axis by axis), which bounds what any
@@ -217,6 +217,7 @@ def _figures(part: Judged) -> dict:
         "ate_m": float(np.sqrt(np.mean(part.error_m**2))),
         "median_sigma_m": float(np.median(part.sigma_m)),
         "region_95": float(np.mean(part.squared < stats.chi2.ppf(0.95, 3))),
+        "nll": float(np.mean(part.nll)),
     }
 
 

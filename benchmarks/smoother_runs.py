@@ -107,13 +107,15 @@ def oracle_cov(run: Run, window_s: float) -> Array:
 class Judged:
     """Positions judged within outages, n of them: length_s of the outage, time_s, the distance
     error_m, squared: the error's square over its covariance; lagged: whether it is the oldest pose
-    of the window (else the newest); sigma_m: root of the covariance's trace."""
+    of the window (else the newest); sigma_m: root of the covariance's trace; nll: -log N(error; 0,
+    covariance) in nats."""
 
     length_s: Array
     time_s: Array
     error_m: Array
     squared: Array
     sigma_m: Array
+    nll: Array
     lagged: NDArray[np.bool_]
 
     @staticmethod
@@ -224,8 +226,8 @@ def fuse(
                 judged.add((row, lagged))
                 state = smoother.oldest() if lagged else smoother.newest()
                 found.append((length_s, run.time_s[row], *_judge(state, run, row), lagged))
-    table = np.array(found, np.float64).reshape(-1, 6)
-    return Judged(*table.T[:5], lagged=table[:, 5] == 1)
+    table = np.array(found, np.float64).reshape(-1, 7)
+    return Judged(*table.T[:6], lagged=table[:, 6] == 1)
 
 
 def _start_error(rng: np.random.Generator) -> Array:
@@ -233,12 +235,14 @@ def _start_error(rng: np.random.Generator) -> Array:
     return se3.exp(torch.from_numpy(xi)).numpy()
 
 
-def _judge(state: SmoothedState, run: Run, row: int) -> tuple[float, float, float]:
+def _judge(state: SmoothedState, run: Run, row: int) -> tuple[float, float, float, float]:
+    """Return error_m, squared, sigma_m and nll of a row's position."""
     error = (run.T_world_base[row] - state.T_world_base)[:3, 3]
     R = state.T_world_base[:3, :3]
     cov = R @ state.cov[LINEAR, LINEAR] @ R.T
-    squared = error @ np.linalg.solve(cov, error)
-    return float(np.linalg.norm(error)), float(squared), float(np.sqrt(np.trace(cov)))
+    squared = float(error @ np.linalg.solve(cov, error))
+    nll = 0.5 * (squared + float(np.linalg.slogdet(2 * np.pi * cov)[1]))
+    return float(np.linalg.norm(error)), squared, float(np.sqrt(np.trace(cov))), nll
 
 
 def first(run: Run, duration_s: float) -> Run:

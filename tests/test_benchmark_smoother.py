@@ -94,6 +94,7 @@ def test_positions_in_an_outage_are_judged_with_a_true_covariance():
         assert told[end]["count"] >= 15
         assert told[end]["region_95"] >= 0.5
         assert told[end]["ate_m"] < 5
+        assert 0 < told[end]["nll"] < 10
     cautious = fuse(run, Treatment(WHITE, 0.04 * np.eye(6)), 0, 0)
     assert np.median(cautious.sigma_m) > 1.5 * np.median(judged.sigma_m)
 
@@ -189,7 +190,8 @@ def judged(error_m: float, squared: float) -> Judged:
     length_s, lagged = np.repeat([10.0, 30.0, 60.0], 20), np.tile([False, True], 30)
     n = len(lagged)
     inside = np.where(np.arange(n) % 20 < 2, 100.0, squared)
-    return Judged(length_s, np.zeros(n), np.full(n, error_m), inside, np.ones(n), lagged)
+    nll = np.full(n, 2.0)
+    return Judged(length_s, np.zeros(n), np.full(n, error_m), inside, np.ones(n), nll, lagged)
 
 
 def test_verdicts_and_picture(tmp_path):
