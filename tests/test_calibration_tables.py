@@ -10,7 +10,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-@pytest.mark.parametrize("name", ["bad_days", "epistemic", "accumulated"])
+@pytest.mark.parametrize(
+    "name", ["bad_days", "epistemic", "accumulated", "smoother", "smoother_bad_days"]
+)
 def test_a_table_has_as_many_columns_as_its_head_in_every_row(name):
     if not (RESULTS / f"{name}.json").exists():
         pytest.skip(f"benchmarks/results/{name}.json has not been measured")

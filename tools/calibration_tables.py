@@ -97,3 +97,45 @@ def accumulated(r: dict[str, Any]) -> list[str]:
 
 def _count(figures: dict[str, Any]) -> int:
     return figures["sum"]["count"]
+
+
+def smoother(r: dict[str, Any]) -> list[str]:
+    """Return what the covariance is worth to a smoother in outages, beside what bounds it."""
+    split = "test" if "test" in r else "validation"
+    drives = ", ".join(r[split]["evaluated_on"])
+    return [
+        "**Through GPS outages** (`python benchmarks/smoother.py`): fixed-lag smoother of 10 s, "
+        f"outages of 10, 30 and 60 s, semi-synthetic {drives}; errors (RMSE) of the newest pose "
+        "and of the oldest one in the window, and the share in their 95 % region. No estimator "
+        "has the oracle covariance (how large true errors are around every increment) or true "
+        "increments.",
+        "",
+        *_smoothed(r[split]["treatments"]),
+    ]
+
+
+def smoother_bad_days(r: dict[str, Any]) -> list[str]:
+    """Return the same where camera and GPS fail together."""
+    split = "test" if "test" in r else "validation"
+    drives = ", ".join(r[split]["evaluated_on"])
+    return [
+        "**Camera and GPS fail together** (`python benchmarks/smoother_bad_days.py`): the same on "
+        f"{drives}, images dark, covered or frozen from 5 s before every outage to its half.",
+        "",
+        *_smoothed(r[split]["windows"]["window of 10 s"]["treatments"]),
+    ]
+
+
+def _smoothed(treatments: dict[str, Any]) -> list[str]:
+    lines = [
+        "| increments' covariance | error: newest, oldest | sigma | in the 95 % region |",
+        "|---|---|---|---|",
+    ]
+    for name, lengths in treatments.items():
+        newest, lagged = (lengths["all outages"][end] for end in ("newest", "lagged"))
+        lines.append(
+            f"| {name} | {newest['ate_m']:.1f}, {lagged['ate_m']:.1f} m "
+            f"| {newest['median_sigma_m']:.1f}, {lagged['median_sigma_m']:.1f} m "
+            f"| {100 * newest['region_95']:.0f}, {100 * lagged['region_95']:.0f} % |"
+        )
+    return lines

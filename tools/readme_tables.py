@@ -16,7 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from calibration_tables import accumulated, bad_days, epistemic
+from calibration_tables import (
+    accumulated,
+    bad_days,
+    epistemic,
+    smoother,
+    smoother_bad_days,
+)
 from classifier_tables import cifar_ood, ella_vit, mnist_ood, prior_search, sparse_dropout
 from glance_table import glance
 from node_tables import held_up, node, soak
@@ -191,6 +197,8 @@ TABLES = {
         bad_days,
         epistemic,
         accumulated,
+        smoother,
+        smoother_bad_days,
     )
 }
 
