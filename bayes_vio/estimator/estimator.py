@@ -7,6 +7,7 @@ nothing here reads a clock or starts a thread, so the same feed gives the same e
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from bayes_vio.estimator.intervals import Interval, IntervalBuilder
 from bayes_vio.estimator.missing_samples import MissingSamples
 from bayes_vio.estimator.stamps import FaultyStamp, Passage, StampGate
 from bayes_vio.estimator.stream_clock import StreamClock
+from bayes_vio.estimator.stuck_samples import StuckSamples
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings, MotionEstimate, TrackingState
 from bayes_vio.filters.accumulate import Odometry
 from bayes_vio.filters.covariance import CovarianceError
@@ -76,6 +78,7 @@ class Estimator:
         # A sample that belongs to an image may be stamped, hence arrive, that much later.
         self._imu_wait_ns = round(s.imu_wait_s * NS_PER_S) + max(0, self._time_offset_ns)
         self._missing = MissingSamples(s.timeout_s)
+        self._stuck = StuckSamples(s.imu_stuck_s)
         self._clock = StreamClock(self._timeout_ns)
         self.counters: Counter[str] = Counter()
         self._events: deque[str] = deque(maxlen=_EVENTS_KEPT)
@@ -87,6 +90,8 @@ class Estimator:
         self._imu_gate.reset()
         self._image_gate.reset()
         self._missing.reset()
+        self._stuck.reset()
+        self._imu_fault: Cause | None = None
         self._builder.reset()
         self._predictor.reset()
         self._clock.reset()
@@ -159,10 +164,22 @@ class Estimator:
             self._start_from("imu", passage.items, self._image_gate.reset())
             return
         for stamp_ns, sample in passage.items:
-            in_base = sample.reshape(2, 3) @ self._R_base_imu.T
-            self._imu.append(stamp_ns, in_base.reshape(6))
+            if fault := self._stuck.add(stamp_ns, sample):
+                self._leave_out(fault, stamp_ns)
+            else:
+                self._imu_fault = None
+                in_base = sample.reshape(2, 3) @ self._R_base_imu.T
+                self._imu.append(stamp_ns, in_base.reshape(6))
             if missing := self._missing.add(stamp_ns):
                 self._count(Cause.IMU_SAMPLES_MISSING, f"{missing} before {stamp_ns} ns", missing)
+
+    def _leave_out(self, fault: Cause, stamp_ns: int) -> None:
+        """Count a stuck sample; the first of a row is an event."""
+        if fault is self._imu_fault:
+            self.counters[fault.value] += 1
+        else:
+            self._count(fault, f"{stamp_ns} ns")
+        self._imu_fault = fault
 
     def _take_images(self, passage: Passage[Image]) -> None:
         self._count_stamps("image", passage.faults)
@@ -288,6 +305,8 @@ class Estimator:
         return self._emit(interval, now_ns)
 
     def _emit(self, interval: Interval, now_ns: int) -> MotionEstimate:
+        if self._imu_fault is not None and not interval.imu_valid.all():
+            interval = replace(interval, causes=(*interval.causes, self._imu_fault))
         increment = self._predictor.predict(interval)
         causes = increment.causes + self._accumulate(increment, interval.dt_s)
         self._clock.advance(interval.stamp_ns, now_ns)

@@ -49,6 +49,8 @@ class Cause(Enum):
     FRAMES_DROPPED = "frames_dropped"
     IMU_GAP = "imu_gap"
     IMU_MISSING = "imu_missing"
+    IMU_FROZEN = "imu_frozen"  # one sample again and again: left out
+    GYRO_DEAD = "gyro_dead"  # nothing but zeros: the sample is left out, specific force and all
     IMAGE_MISSING = "image_missing"
     EARLIER_IMAGE_UNUSABLE = "earlier_image_unusable"
     IMAGE_FROZEN = "image_frozen"
@@ -104,6 +106,9 @@ class EstimatorSettings:
     # Clocks and buffers.
     imu_buffer_s: float = 5.0
     imu_rate_max_hz: float = 2000.0  # sizes the buffer, allocated once
+    imu_stuck_s: float = (
+        0.25  # samples that repeat for so long, or tell no rate at all, are left out
+    )
     imu_wait_s: float = 0.1  # an image waits this long for the IMU samples of its interval
     timeout_s: float = 0.5  # without an image for so long, an increment is emitted without one
     stamp_jump_s: float = 0.5  # a stamp that steps back, or ahead of time, by more is a jump:

@@ -98,7 +98,7 @@ def nearly(index: int, image: np.ndarray) -> np.ndarray:
 def test_nearly_the_same_image_is_frozen_only_if_the_imu_says_motion():
     driving = by_frame(Drive(images=nearly).run(Estimator(KnownArtifact()), 3.0))
     assert driving[25].cause == "image_frozen"
-    still = lambda k, s: np.array([0, 0, 9.8, 0, 0, 0.001])  # noqa: E731
+    still = lambda k, s: np.array([1e-3 * (k % 2), 0, 9.8, 0, 0, 0.001])  # noqa: E731
     standing = by_frame(Drive(images=nearly, samples=still).run(Estimator(KnownArtifact()), 3.0))
     assert standing[25].state is TRACKING
 

@@ -255,10 +255,10 @@ def wire(message: Any) -> bytes:
 
 
 def imu_message(stamp_ns: int) -> Imu:
-    """Return a sample at rest in a gentle turn."""
+    """Return a sample at rest in a gentle turn, that never repeats to the last bit."""
     message = Imu()
     message.header.stamp, message.header.frame_id = time_of(stamp_ns), "imu_link"
-    message.linear_acceleration.z = GRAVITY_M_S2
+    message.linear_acceleration.z = GRAVITY_M_S2 + 1e-6 * (stamp_ns // 1000 % 97)
     message.angular_velocity.z = 0.1
     return message
 
