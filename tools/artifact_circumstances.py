@@ -2,7 +2,7 @@
 
     python tools/artifact_circumstances.py ARTIFACT --train BAG... --validation BAG...
 
-The bags are those of its fit; with the fit's own cache of frames this takes a minute. Only
+The bags are those of its fit; with the fit's own cache of frames this takes two minutes. Only
 artifact.json changes.
 """
 
