@@ -237,10 +237,11 @@ def _rotation_lever_m(model: MotionModel, sequences: Sequence[_Sequence]) -> Arr
 def usual_disagreement(drives: Sequence[Sequence[Estimate]]) -> tuple[Array, float]:
     """Return the deviations [5] of drives without an error, and how many of them are usual.
 
-    Deviations are those of a typical drive. For the bound each drive is held against those of the
+    Deviations are those of a typical drive, without what its own uncertainty explains: E-R2 adds
+    that to them. For the bound each drive is held against those of the
     others, so that a further one of their kind is beyond it in a twentieth of its frames.
     """
-    squared = [_typical(np.array([e.theta for e in drive])) ** 2 for drive in drives]
+    squared = [_unexplained(drive) for drive in drives]
 
     def deviations_of(chosen: list[Array]) -> Array:
         return np.maximum(np.sqrt(np.median(chosen, axis=0)), _LEAST_STD)
@@ -254,6 +255,12 @@ def usual_disagreement(drives: Sequence[Sequence[Estimate]]) -> tuple[Array, flo
     told = np.concatenate([np.quantile(deviations, levels) for deviations in beyond])
     bound = float(np.quantile(told, 1 - _FALSE_ALARMS))
     return deviations_of(squared), max(bound, _LEAST_BOUND)
+
+
+def _unexplained(drive: Sequence[Estimate]) -> Array:
+    """Return the variances [5] of what a drive's sensors disagree by beyond their uncertainty."""
+    told = _typical(np.array([e.theta for e in drive])) ** 2
+    return np.maximum(told - np.median([e.var for e in drive], axis=0), 0.0)
 
 
 def _typical(values: Array) -> Array:

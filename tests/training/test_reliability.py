@@ -125,6 +125,22 @@ def test_of_a_further_drive_one_frame_in_twenty_is_beyond_the_bound():
     assert np.mean(further > bound) == pytest.approx(0.05, abs=0.02)
 
 
+def test_what_is_not_known_well_counts_once():
+    """Theta of drives errs by what they disagree by and by its own uncertainty, two deviations."""
+    rng, own_std = np.random.default_rng(3), 0.2
+
+    def uncertain(count: int) -> list[list[Estimate]]:
+        return [
+            [Estimate(e.theta + own_std * rng.normal(size=5), np.full(5, own_std**2)) for e in d]
+            for d in drives(rng, count, 0.1, frames=2000)
+        ]
+
+    std, bound = usual_disagreement(uncertain(12))
+    np.testing.assert_allclose(std, 0.1, rtol=0.35)
+    further = np.concatenate([[e.deviations(std) for e in drive] for drive in uncertain(20)])
+    assert np.mean(further > bound) == pytest.approx(0.05, abs=0.02)
+
+
 def test_usual_least_change_is_that_of_all_drives_however_long_each_is():
     rng = np.random.default_rng(0)
     means = 0.8 + 0.03 * rng.normal(size=200)
