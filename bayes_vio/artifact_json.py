@@ -32,6 +32,7 @@ def reliability_from_json(value: dict[str, Any] | None) -> Reliability | None:
     if value.keys() != names:
         raise ValueError(f"its reliability tells {sorted(value)}, not {sorted(names)}")
     lever_m, least_change = value["rotation_lever_m"], value["least_change"]
+    street_mean, street_precision = value["street_mean"], value["street_precision"]
     return Reliability(
         picture_mean=tuple(float(v) for v in value["picture_mean"]),
         picture_precision=tuple(
@@ -45,6 +46,9 @@ def reliability_from_json(value: dict[str, Any] | None) -> Reliability | None:
         rotation_lever_m=lever_m and tuple(tuple(float(v) for v in row) for row in lever_m),
         vibration_std=tuple(float(v) for v in value["vibration_std"]),
         least_change=least_change and tuple(float(v) for v in least_change),
+        street_mean=street_mean and tuple(float(v) for v in street_mean),
+        street_precision=street_precision
+        and tuple(tuple(float(v) for v in row) for row in street_precision),
     )
 
 

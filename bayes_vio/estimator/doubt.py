@@ -22,6 +22,7 @@ from bayes_vio.models.agreement import (
     rotation_cov_of,
 )
 from bayes_vio.models.reliability import Reliability, picture_statistics
+from bayes_vio.models.street import FadingMean, GyroRoughness, expected_roughness, street_distance
 
 Array = NDArray[np.float64]
 
@@ -66,25 +67,6 @@ class Doubt:
         return added
 
 
-class FadingMean:
-    """The mean of a value over time, in which what is past fades within ``memory_s``."""
-
-    def __init__(self, memory_s: float) -> None:
-        self._memory_s = memory_s
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all values."""
-        self._sum, self._weight = 0.0, 0.0
-
-    def add(self, value: float, dt_s: float) -> float:
-        """Return the mean after a value that held for dt_s; the first is its own mean."""
-        kept = float(np.exp(-dt_s / self._memory_s))
-        self._sum = kept * self._sum + (1 - kept) * value
-        self._weight = kept * self._weight + (1 - kept)
-        return self._sum / self._weight
-
-
 class Doubter:
     """Judge the inputs of successive intervals against what is usual (E-R1, E-R2).
 
@@ -104,7 +86,8 @@ class Doubter:
         self._still = StillCells(view_valid)
         self._specks = LensSpecks(view_valid)
         self._agreement = SensorAgreement(settings.agreement_memory_s, reliability.vibration_std)
-        self._distance = FadingMean(settings.unfamiliar_memory_s)
+        self._lasting = FadingMean(settings.unfamiliar_memory_s)
+        self._roughness = GyroRoughness()
         self.reset()
 
     def reset(self) -> None:
@@ -112,19 +95,22 @@ class Doubter:
         self._still.reset()
         self._specks.reset()
         self._agreement.reset()
-        self._distance.reset()
+        self._lasting.reset()
+        self._roughness.reset()
+        self._last_stamp_ns = -1
         self._picture: NDArray[np.uint8] | None = None
         self._unasked_s = np.inf
         self._to_compare: tuple[GyroWindow, MotionInput] | None = None
 
-    def judge(self, interval: Interval, x: MotionInput) -> Doubt:
+    def judge(self, interval: Interval, x: MotionInput, mean: Array, noise_var: Array) -> Doubt:
         """Return the doubt about an interval, whose input to the network is x [1, ...].
 
+        mean, noise_var [6] (Log coordinates, m and rad): what the network answered.
         What camera and gyro tell of it counts from the next interval on: asking the network once
         more would keep this one waiting.
         """
         self.catch_up()
-        share, causes = self._of_view(interval)
+        share, causes = self._of_view(interval, self._rough(interval, mean, noise_var))
         linear_share, speckled = self._of_lens(interval)
         causes += speckled
         rotation_cov = np.zeros((3, 3))
@@ -143,7 +129,7 @@ class Doubter:
             self._compare(*self._to_compare)
             self._to_compare = None
 
-    def _of_view(self, interval: Interval) -> tuple[float, tuple[Cause, ...]]:
+    def _of_view(self, interval: Interval, rough: Array | None) -> tuple[float, tuple[Cause, ...]]:
         if interval.view is None:
             self._picture = None
             return 0.0, ()
@@ -153,17 +139,39 @@ class Doubter:
             self._still.add(self._picture, levels)
             self._specks.add(self._picture, levels, interval.dt_s)
         self._picture = levels
-        statistics = picture_statistics(to_unit(levels)[None], self._view_valid)
-        distance = float(usual.picture_distance(statistics)[0])
+        picture = picture_statistics(to_unit(levels)[None], self._view_valid)[0]
+        strangeness = self._strangeness_of(interval, picture, rough)
         blind = self._blind_share()
         causes = ()
-        if distance > s.unfamiliar_distance:
+        if max(float(usual.picture_distance(picture)), strangeness) > s.unfamiliar_distance:
             causes += (Cause.IMAGE_UNFAMILIAR,)
         if blind > s.blind_share_max:
             causes += (Cause.VIEW_BLIND,)
-        lasting = self._distance.add(distance, interval.dt_s)
-        beyond = max(lasting - 1.0, 0.0)  # what is usual is in the calibrated noise
+        beyond = max(strangeness - 1.0, 0.0)  # what is usual is in the calibrated noise
         return s.unfamiliar_inflation * beyond + s.blind_inflation * blind, causes
+
+    def _strangeness_of(self, interval: Interval, picture: Array, rough: Array | None) -> float:
+        """Return m of E-R1: of the street, or of its pictures where no more was measured."""
+        usual = self._usual
+        if usual.street_mean is None or usual.street_precision is None:
+            return float(self._lasting.add(usual.picture_distance(picture), interval.dt_s))
+        mean, precision = np.array(usual.street_mean), np.array(usual.street_precision)
+        if rough is None:
+            rough = expected_roughness(mean, precision, picture)
+        street = self._lasting.add(np.concatenate([picture, rough])[None], interval.dt_s)
+        seconds = np.array([self._lasting.averaged_s])
+        return float(street_distance(mean, precision, (street, seconds))[0])
+
+    def _rough(self, interval: Interval, mean: Array, noise_var: Array) -> Array | None:
+        """Return how roughly network and gyro depart, None where that is not known."""
+        both = interval.flow is not None and bool(interval.imu_valid.all())
+        if interval.earlier_stamp_ns != self._last_stamp_ns or not both:
+            self._roughness.reset()
+        self._last_stamp_ns = interval.stamp_ns
+        if not both:
+            return None
+        rotation = GyroWindow.of(interval.imu, interval.dt_s).rotation
+        return self._roughness.add(mean, rotation, noise_var)
 
     def _of_lens(self, interval: Interval) -> tuple[float, tuple[Cause, ...]]:
         if interval.view is None:

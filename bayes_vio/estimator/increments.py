@@ -200,7 +200,9 @@ class IncrementPredictor:
         epistemic_cov = factor[:, None] * epistemic_cov * factor
         floor = self._settings.floor_std**2 * np.eye(6)
         epistemic_cov = check_spd(epistemic_cov + floor, "the model's epistemic covariance")
-        doubt = Doubt() if self._doubter is None else self._doubter.judge(interval, x)
+        doubt = Doubt()
+        if self._doubter is not None:
+            doubt = self._doubter.judge(interval, x, mean, noise_cov.diagonal())
         doubt = doubt.widened(self._contradicted(interval, mean, noise_cov))
         noise_cov = check_spd(self._scaled(interval, noise_cov), "the model's noise covariance")
         added = doubt.added_cov(epistemic_cov + noise_cov, self._lever_m)

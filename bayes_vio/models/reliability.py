@@ -30,8 +30,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_vio.models.street import STREET_STATISTICS
+
 Array = NDArray[np.float64]
-Levers = tuple[tuple[float, ...], ...]
+Matrix = tuple[tuple[float, ...], ...]
 
 PICTURE_STATISTICS = 4  # contrast, edges across, edges along (logarithms), brightness
 DISAGREEMENTS = 5  # gyro bias [3] (rad/s), rotation scale (1), time offset (s)
@@ -57,33 +59,31 @@ class Reliability:
     each axis (columns) moves the translation, None where it was not measured; vibration_std [3]
     (rad), what an interval's rotation by the gyro differs by from the camera's beyond the latter's
     own noise; least_change, mean and standard deviation of how little a spot of the view changes
-    behind a clean lens, None where it was not measured: then specks are not looked for.
+    behind a clean lens, None where it was not measured: then specks are not looked for;
+    street_mean [6] and street_precision [6, 6] of E-R3, None where they were not measured: then
+    pictures alone tell a street.
     """
 
     picture_mean: tuple[float, ...]
-    picture_precision: tuple[tuple[float, ...], ...]
+    picture_precision: Matrix
     still_share: float
     unseen_share: float
     disagreement_std: tuple[float, ...]
     disagreement_response: tuple[float, ...]
     disagreement_bound: float = 3.0
-    rotation_lever_m: Levers | None = None
+    rotation_lever_m: Matrix | None = None
     vibration_std: tuple[float, ...] = (0.0, 0.0, 0.0)
     least_change: tuple[float, ...] | None = None
+    street_mean: tuple[float, ...] | None = None
+    street_precision: Matrix | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for numbers that no fit measures."""
-        precision = np.array(self.picture_precision, np.float64)
-        shapes = (len(self.picture_mean), precision.shape)
-        if shapes != (PICTURE_STATISTICS, (PICTURE_STATISTICS,) * 2):
-            raise ValueError(f"reliability has picture statistics of shapes {shapes}")
-        largest = max(np.abs(self.picture_mean).max(), np.abs(precision).max())
-        if not largest <= _LARGEST:  # False for NaN, too
-            raise ValueError(f"reliability has picture statistics up to {largest}")
-        if np.abs(precision - precision.T).max() > 1e-6 * np.abs(precision).max():
-            raise ValueError("reliability has a picture precision that is not symmetric")
-        if np.linalg.eigvalsh(precision).min() <= 0:
-            raise ValueError("reliability has a picture precision that is not positive definite")
+        _check_ellipsoid("picture", PICTURE_STATISTICS, self.picture_mean, self.picture_precision)
+        if (self.street_mean is None) != (self.street_precision is None):
+            raise ValueError("reliability has a mean of its streets or a precision, not both")
+        if self.street_mean is not None and self.street_precision is not None:
+            _check_ellipsoid("street", STREET_STATISTICS, self.street_mean, self.street_precision)
         if not (0 <= self.still_share < 1 and 0 <= self.unseen_share < 1):
             raise ValueError("reliability has shares outside 0 to 1")
         if len(self.disagreement_std) != DISAGREEMENTS or not _positive(self.disagreement_std):
@@ -114,6 +114,21 @@ class Reliability:
             return 0.0
         usual, std = self.least_change
         return max(0.0, (usual - least_change) / std)
+
+
+def _check_ellipsoid(what: str, size: int, mean: tuple[float, ...], precision: Matrix) -> None:
+    """Raise ValueError unless a mean [size] and a precision [size, size] are some fit's."""
+    matrix = np.array(precision, np.float64)
+    shapes = (len(mean), matrix.shape)
+    if shapes != (size, (size, size)):
+        raise ValueError(f"reliability has {what} statistics of shapes {shapes}")
+    largest = max(np.abs(mean).max(), np.abs(matrix).max())
+    if not largest <= _LARGEST:  # False for NaN, too
+        raise ValueError(f"reliability has {what} statistics up to {largest}")
+    if np.abs(matrix - matrix.T).max() > 1e-6 * np.abs(matrix).max():
+        raise ValueError(f"reliability has a {what} precision that is not symmetric")
+    if np.linalg.eigvalsh(matrix).min() <= 0:
+        raise ValueError(f"reliability has a {what} precision that is not positive definite")
 
 
 def _positive(values: tuple[float, ...]) -> bool:
@@ -161,19 +176,23 @@ def fit_picture(training: Array, validation: Array) -> tuple[Array, Array]:
 def widened(a: Reliability, b: Reliability) -> Reliability:
     """Return what is usual for either of two sets of recordings.
 
-    The picture's ellipsoid of distance one holds both means, and is as wide as both together.
+    The ellipsoids of distance one hold both means, and are as wide as both together.
     """
-    means = np.array([a.picture_mean, b.picture_mean])
-    covs = [np.linalg.inv(np.array(r.picture_precision)) for r in (a, b)]
-    apart = means[1] - means[0]
-    precision = np.linalg.inv(covs[0] + covs[1] + np.outer(apart, apart) / 2)
+    picture_mean, picture_precision = _around(
+        (a.picture_mean, a.picture_precision), (b.picture_mean, b.picture_precision)
+    )
+    street_mean = street_precision = None
+    if a.street_mean and a.street_precision and b.street_mean and b.street_precision:
+        street_mean, street_precision = _around(
+            (a.street_mean, a.street_precision), (b.street_mean, b.street_precision)
+        )
     std, response = (
         np.array([getattr(r, name) for r in (a, b)])
         for name in ("disagreement_std", "disagreement_response")
     )
     return Reliability(
-        picture_mean=tuple(means.mean(0).tolist()),
-        picture_precision=tuple(map(tuple, (0.5 * (precision + precision.T)).tolist())),
+        picture_mean=picture_mean,
+        picture_precision=picture_precision,
         still_share=max(a.still_share, b.still_share),
         unseen_share=max(a.unseen_share, b.unseen_share),
         disagreement_std=tuple(std.max(0).tolist()),
@@ -182,10 +201,22 @@ def widened(a: Reliability, b: Reliability) -> Reliability:
         rotation_lever_m=_longest(a.rotation_lever_m, b.rotation_lever_m),
         vibration_std=tuple(np.maximum(a.vibration_std, b.vibration_std).tolist()),
         least_change=_lower(a.least_change, b.least_change),
+        street_mean=street_mean,
+        street_precision=street_precision,
     )
 
 
-def _longest(a: Levers | None, b: Levers | None) -> Levers | None:
+def _around(*parts: tuple[tuple[float, ...], Matrix]) -> tuple[tuple[float, ...], Matrix]:
+    """Return mean and precision of an ellipsoid that holds two means and is as wide as both."""
+    means = np.array([mean for mean, _ in parts])
+    covs = np.linalg.inv(np.array([precision for _, precision in parts]))
+    apart = means[1] - means[0]
+    precision = np.linalg.inv(covs.sum(0) + np.outer(apart, apart) / 2)
+    rows = (0.5 * (precision + precision.T)).tolist()
+    return tuple(means.mean(0).tolist()), tuple(map(tuple, rows))
+
+
+def _longest(a: Matrix | None, b: Matrix | None) -> Matrix | None:
     """Return the longer of each two levers, None where one artifact does not tell."""
     if a is None or b is None:
         return None

@@ -29,7 +29,9 @@ from bayes_vio.models.reliability import (
     fit_picture,
     picture_statistics,
 )
+from bayes_vio.models.street import fit_street
 from bayes_vio.training.augmentation import AugmentationSettings
+from bayes_vio.training.street import means_of
 
 Array = NDArray[np.float64]
 # By pair of images: the rotation [3] and its noise [3, 3] that the camera alone tells.
@@ -67,6 +69,8 @@ def measure_reliability(
     sequences = [s for s in map(_Sequence.of, (*train, *validation)) if s is not None]
     shown = np.concatenate([_pictures(r, gray_gain_std) for r in train])
     mean, precision = fit_picture(shown, np.concatenate([_pictures(r) for r in validation]))
+    # Training drives are new streets, too, as far as nothing was fitted to what is measured.
+    street = fit_street([means_of(model, r) for r in (*train, *validation)])
     seen = [sequence.camera(model) for sequence in sequences]
     vibration_std = _vibration_std(sequences, seen)
     std, response, bound = _disagreement(sequences, seen, vibration_std)
@@ -82,8 +86,9 @@ def measure_reliability(
         disagreement_bound=bound,
         vibration_std=tuple(vibration_std.tolist()),
         rotation_lever_m=tuple(map(tuple, _rotation_lever_m(model, sequences).tolist())),
-        # Nothing was fitted to it: training drives tell of it as well as any that were left out.
         least_change=usual_least_change([_least_changes(r) for r in (*train, *validation)]),
+        street_mean=None if street is None else tuple(street[0].tolist()),
+        street_precision=None if street is None else tuple(map(tuple, street[1].tolist())),
     )
 
 

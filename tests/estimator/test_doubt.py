@@ -1,6 +1,7 @@
 """Unusual inputs widen the epistemic covariance, degrade the state, and leave the mean alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import cv2
 import numpy as np
@@ -12,10 +13,11 @@ from torch import nn
 
 from bayes_vio.data.frames import to_grid
 from bayes_vio.estimator import Estimator, TrackingState
-from bayes_vio.estimator.doubt import Doubt, FadingMean
+from bayes_vio.estimator.doubt import Doubt
 from bayes_vio.estimator.tracking import Cause
 from bayes_vio.models.agreement import camera_rotation
 from bayes_vio.models.reliability import Reliability, fit_picture, picture_statistics
+from bayes_vio.models.street import fit_street, means_along
 from tests.estimator_cases import (
     YAW_RATE_RAD_S,
     Drive,
@@ -63,8 +65,31 @@ class Judged(KnownArtifact):
         )
 
 
-def run(seconds: float = 4.0, **changes):
-    artifact = Judged()
+@cache
+def usual_street() -> dict:
+    """Return what the drive's street is like, as fields of ``Reliability``."""
+    views = np.stack([to_grid(scene(k)) for k in range(200)])
+    pictures = picture_statistics(views, np.ones((40, 128)))
+    # The model's rotation is the gyro's own, give or take what little is put in here.
+    rough = np.log(1e-3) + 0.3 * np.random.default_rng(0).normal(size=(200, 2))
+    statistics = np.concatenate([pictures, rough], axis=1)
+    parts = np.array_split(statistics, 5)
+    known = fit_street([means_along(part, np.full(len(part), 0.1), 5.0) for part in parts])
+    assert known is not None
+    rows = tuple(map(tuple, known[1].tolist()))
+    return {"street_mean": tuple(known[0].tolist()), "street_precision": rows}
+
+
+class JudgedByStreet(Judged):
+    """Knows the drive's street as usual, too."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.reliability = replace(self.reliability, **usual_street())
+
+
+def run(seconds: float = 4.0, artifact: Judged | None = None, **changes):
+    artifact = artifact or Judged()
     return Drive(**changes).run(Estimator(artifact), seconds), artifact
 
 
@@ -167,24 +192,6 @@ def test_one_strange_picture_is_not_a_strange_street(good):
     assert at_once - 1 < 0.6 * (last[1] - 1)
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(0, 1e3), st.floats(1e-3, 20)), min_size=1, max_size=20),
-    st.floats(0.1, 100),
-)
-def test_a_fading_mean_is_the_exponentially_weighted_integral(held, memory_s):
-    mean, ago_s = FadingMean(memory_s), 0.0
-    for value, dt_s in held:
-        found = mean.add(value, dt_s)
-    weights = []
-    for _, dt_s in reversed(held):
-        weights.append(np.exp(-ago_s / memory_s) - np.exp(-(ago_s + dt_s) / memory_s))
-        ago_s += dt_s
-    values = [value for value, _ in reversed(held)]
-    assert found == pytest.approx(np.average(values, weights=weights), rel=1e-6, abs=1e-9)
-    assert FadingMean(memory_s).add(*held[0]) == pytest.approx(held[0][0])
-
-
 def test_a_gyro_that_contradicts_the_camera_widens_rotation_by_as_much(good):
     bias = 0.03
     # About an axis that the circle does not turn about: else the camera's scale may be wrong.
@@ -213,6 +220,74 @@ def test_a_reset_forgets_the_contradiction(good):
     estimator.reset()
     again = Drive().run(estimator, 1.0)
     assert std(again[0], 4) == pytest.approx(std(good[0], 4), rel=0.05)
+
+
+def dull(index, image):
+    """Return an image with half the contrast from the thirtieth on."""
+    return (150 + (image.astype(int) - 150) // 2).astype(np.uint8) if index >= 30 else image
+
+
+def shaken(index, sample):
+    """Return an IMU sample that shakes about y from the third second on."""
+    shake = 0.02 * (-1.0) ** (index // 10) if index >= 300 else 0.0
+    return sample + shake * np.array([0, 0, 0, 0, 1, 0])
+
+
+class OwnRotation(JudgedByStreet):
+    """Answers without the gyro: the circle's rotation."""
+
+    def predict(self, x):
+        p = super().predict(x)
+        p.mean[0, 3:] = torch.tensor([0, 0, YAW_RATE_RAD_S]) * x.dt[0].double()
+        return p
+
+
+@pytest.fixture(scope="module")
+def usual():
+    return run(8.0, JudgedByStreet())[0]
+
+
+def test_the_street_of_training_is_tracked_and_hardly_widened(usual):
+    plain = Drive().run(Estimator(KnownArtifact()), 8.0)
+    assert {e.state for e in usual} == {TrackingState.TRACKING}
+    assert max(std(a, 0) / std(b, 0) for a, b in zip(usual, plain, strict=True)) < 1.2
+
+
+def test_a_street_of_other_pictures_widens_and_degrades(usual):
+    spoilt, _ = run(8.0, JudgedByStreet(), images=dull)
+    assert "image_unfamiliar" in spoilt[-1].cause
+    assert std(spoilt[-1], 0) > 1.5 * std(usual[-1], 0)
+    # Within seconds, and more with each.
+    grown = [std(spoilt[k], 0) / std(usual[k], 0) for k in (28, 32, 45, -1)]
+    assert grown[0] == pytest.approx(1)
+    assert grown == sorted(grown)
+    np.testing.assert_allclose(spoilt[-1].noise_cov, usual[-1].noise_cov)
+    np.testing.assert_allclose(spoilt[-1].T_earlier_later, usual[-1].T_earlier_later)
+
+
+def test_a_gyro_that_shakes_otherwise_than_the_network_says_widens(usual):
+    spoilt, _ = run(8.0, OwnRotation(), samples=shaken)
+    assert std(spoilt[-1], 0) > 1.5 * std(usual[-1], 0)
+    assert_publishable(spoilt[-1])
+
+
+def test_pictures_alone_tell_of_a_street_without_gyro(usual):
+    alone, spoilt = (
+        Drive(without_imu=range(10_000), images=images).run(Estimator(JudgedByStreet()), 8.0)
+        for images in (lambda k, image: image, dull)
+    )
+    blind = Drive(without_imu=range(10_000)).run(Estimator(KnownArtifact()), 8.0)
+    assert std(alone[-1], 0) / std(blind[-1], 0) < 1.2
+    assert std(spoilt[-1], 0) > 1.5 * std(alone[-1], 0)
+
+
+def test_a_reset_forgets_the_street(usual):
+    estimator = Estimator(JudgedByStreet())
+    Drive(images=dull).run(estimator, 8.0)
+    estimator.reset()
+    again = Drive().run(estimator, 1.0)
+    assert {e.state for e in again} == {TrackingState.TRACKING}
+    assert std(again[-1], 0) == pytest.approx(std(usual[len(again) - 1], 0))
 
 
 @settings(max_examples=50, deadline=None)

@@ -90,6 +90,21 @@ def test_what_is_usual_for_one_is_usual_for_either(seed, shift):
     )
 
 
+def test_the_street_of_either_is_usual_for_both_and_none_where_one_does_not_tell():
+    a, b = (
+        replace(
+            usual(k), street_mean=(m,) + (0.0,) * 5, street_precision=tuple(map(tuple, np.eye(6)))
+        )
+        for k, m in enumerate((-1.0, 1.0))
+    )
+    both = widened(a, b)
+    assert both.street_mean == (0.0,) * 6
+    np.testing.assert_allclose(both.street_precision, np.diag([1 / 4] + [1 / 2] * 5))
+    alone = widened(a, usual(1))
+    assert alone.street_mean is None
+    assert alone.street_precision is None
+
+
 def test_of_two_artifacts_the_longer_levers_and_the_wider_bound_are_kept():
     a = replace(usual(), disagreement_bound=2.6, rotation_lever_m=((1.0, 2.0, 3.0),) * 3)
     b = replace(usual(1), disagreement_bound=3.4, rotation_lever_m=((2.0, 1.0, 3.5),) * 3)
@@ -114,6 +129,13 @@ def test_specks_are_judged_by_deviations_below_the_usual_where_that_was_measured
         ({"picture_mean": (0.0,) * 3}, "shapes"),
         ({"picture_mean": (float("nan"),) * 4}, "up to nan"),
         ({"picture_precision": tuple(map(tuple, 1e300 * np.eye(4)))}, "up to 1e"),
+        ({"street_mean": (0.0,) * 6}, "not both"),
+        ({"street_precision": tuple(map(tuple, np.eye(6)))}, "not both"),
+        ({"street_mean": (0.0,) * 4, "street_precision": tuple(map(tuple, np.eye(3)))}, "shapes"),
+        (
+            {"street_mean": (0.0,) * 6, "street_precision": tuple(map(tuple, -np.eye(6)))},
+            "street precision that is not positive definite",
+        ),
         ({"picture_precision": tuple(map(tuple, -np.eye(4)))}, "not positive definite"),
         ({"picture_precision": tuple(map(tuple, np.tri(4)))}, "not symmetric"),
         ({"still_share": 1.0}, "shares"),
