@@ -57,7 +57,7 @@ class Cause(Enum):
     IMAGE_DARK = "image_dark"
     IMAGE_BRIGHT = "image_bright"
     IMAGE_BLURRED = "image_blurred"
-    IMAGE_UNFAMILIAR = "image_unfamiliar"  # unlike the pictures of training
+    IMAGE_UNFAMILIAR = "image_unfamiliar"  # it, or the street, is unlike those of training
     VIEW_BLIND = "view_blind"  # a part of it is covered, or outside the camera's image
     LENS_SPECKLED = "lens_speckled"  # spots of the view change less than all around them, for long
     SENSORS_DISAGREE = "sensors_disagree"  # camera and gyro tell different rotations
@@ -134,9 +134,9 @@ class EstimatorSettings:
 
     # Inputs unlike those of training and validation (see models.reliability): how the covariance
     # grows, and beyond what an interval is not nominal.
-    unfamiliar_inflation: float = 6.0  # per distance that 5 % of validation exceeds
+    unfamiliar_inflation: float = 10.0  # per distance that 5 % of a usual street exceeds
     unfamiliar_memory_s: float = 5.0  # one strange picture is not a strange street
-    unfamiliar_distance: float = 4.0  # squared, in those units
+    unfamiliar_distance: float = 4.0  # squared, of a street or a single picture
     blind_inflation: float = 15.0  # times the blind share of the view
     blind_share_max: float = 0.1
     speck_inflation: float = 0.3  # of translation, per deviation beyond two below the usual

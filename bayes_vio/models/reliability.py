@@ -3,10 +3,11 @@
 The posterior over weights hardly notices that a picture is unlike those of training: directions of
 the inputs that training left empty are told by no weight. So the inputs are judged beside it:
 
-- the picture, by the logarithms of its contrast and of its edges, and by its brightness, beside
-  those that training was shown, darker and brighter ones included. If errors are linear in how far
-  these lie from training's mean, their variance grows with the squared Mahalanobis distance D^2,
-  here in units of the one that 5 % of validation exceeds;
+- the picture, by the logarithms of its contrast and of its edges, and by its brightness: their
+  squared Mahalanobis distance D^2 from those that training was shown, darker and brighter ones
+  included, in units of the one that 5 % of validation exceeds;
+- the street, by its pictures and by how roughly the network's rotation departs from the gyro's,
+  over seconds (see ``models.street``);
 - the view, by the share of it that is blind: covered, or outside the camera's image;
 - the lens, by how much less than its surroundings a spot changes (see ``data.lens_specks``);
 - camera and gyro, by whether they contradict each other (see ``models.agreement``).
@@ -15,11 +16,13 @@ The covariance C of a prediction becomes, the addition being epistemic,
 
     C' = C (1 + u max(m - 1, 0) + b blind),                                                  (E-R1)
 
-with m the mean of D^2 over the last seconds: one strange picture is not a strange street. What
-is usual counts in C already: it was calibrated on the same drives. Specks on the lens move no
+with m of E-R3, the squared distance of a street, in units of what one that is like training's
+exceeds in a twentieth of the time (where that was not measured: the mean of D^2 over the last
+seconds). If errors are linear in how far inputs lie, their variance grows so. What is usual counts
+in C already: it was calibrated on the same drives. Specks on the lens move no
 rotation, so max(p max(z - 2, 0) - b blind, 0) of translation's block alone is added, too, z being
 by how many deviations the least change is below the usual. u was chosen by the likelihood of real
-frames and of known streets together, b on validation drives under faults
+frames and of new worlds together (docs/decisions/0088), b on validation drives under faults
 (`benchmarks/bad_days.py`), p behind specks (docs/decisions/0067).
 """
 

@@ -77,18 +77,18 @@ THRESHOLDS: dict[str, ParameterSpec] = {
         "For how long errors of the speed stay alike where only the IMU is there", "s", 0.01, 600.0
     ),
     "unfamiliar_inflation": ParameterSpec(
-        "By how much the variance grows per squared distance of the pictures from training's "
-        "beyond the one that 5 % of validation exceeds, which is the unit",
+        "By how much the variance grows per squared distance of the street from training's "
+        "beyond the one that a street left out exceeds in 5 % of the time, which is the unit",
         "1",
         1e-6,
         100.0,
     ),
     "unfamiliar_memory_s": ParameterSpec(
-        "Over which time that distance is averaged", "s", 0.01, 600.0
+        "Over which time pictures and gyro tell of a street", "s", 0.01, 600.0
     ),
     "unfamiliar_distance": ParameterSpec(
-        "Squared distance of a picture from training's, in those units, above which the state is "
-        "degraded",
+        "Squared distance of a picture or of the street from training's, in those units, above "
+        "which the state is degraded",
         "1",
         0.1,
         1e6,
