@@ -11,7 +11,7 @@ The constant covariance is that of the errors on training drives with the same f
 chosen on them; how long errors last is measured on validation drives with them. Told are a window
 of 10 s and one that is longer than every outage, over which a smoother can put the gap between the
 fixes where the increments were worst. Validation drives, or with --test drives 05 and 07: nothing
-may be chosen by them. Figures go to results/smoother_bad_days.json and .png.
+may be chosen by them. Figures go to results/smoother_bad_days.json, pictures beside it.
 """
 
 from __future__ import annotations
@@ -159,9 +159,10 @@ def main() -> None:
         }
         write(arguments.out, known)
     windows = known[split]["windows"]
-    first = next(iter(windows))
-    title = f"camera and GPS fail together, {', '.join(names)}, {first}"
-    draw(arguments.out.with_suffix(".png"), windows[first]["treatments"], title)
+    for name, part in windows.items():
+        title = f"camera and GPS fail together, {', '.join(names)}, {name}"
+        suffix = f"_{LAGS_S[name]:g}_s.png"
+        draw(arguments.out.with_name(arguments.out.stem + suffix), part["treatments"], title)
     print(json.dumps({name: w["lower_by"] for name, w in windows.items()}, indent=1))
 
 

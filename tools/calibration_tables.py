@@ -120,9 +120,14 @@ def smoother_bad_days(r: dict[str, Any]) -> list[str]:
     drives = ", ".join(r[split]["evaluated_on"])
     return [
         "**Camera and GPS fail together** (`python benchmarks/smoother_bad_days.py`): the same on "
-        f"{drives}, images dark, covered or frozen from 5 s before every outage to its half.",
-        "",
-        *_smoothed(r[split]["windows"]["window of 10 s"]["treatments"]),
+        f"{drives}, images dark, covered or frozen from 5 s before every outage to its half. The "
+        "newest pose is what increments add up to; over a window longer than the outage a "
+        "smoother puts the gap where the covariance says that they were worst.",
+        *(
+            line
+            for name, part in r[split]["windows"].items()
+            for line in ("", f"{name.capitalize()}:", "", *_smoothed(part["treatments"]))
+        ),
     ]
 
 
