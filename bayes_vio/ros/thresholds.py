@@ -7,6 +7,13 @@ from bayes_vio.ros.parameter_spec import ParameterSpec
 THRESHOLDS: dict[str, ParameterSpec] = {
     "imu_buffer_s": ParameterSpec("IMU history that is kept", "s", 0.5, 60.0),
     "imu_rate_max_hz": ParameterSpec("Highest IMU rate; sizes the buffer", "Hz", 50.0, 20000.0),
+    "imu_stuck_s": ParameterSpec(
+        "Samples that repeat to the last bit, or tell rates of exactly zero, for so long are left "
+        "out; large for a simulated IMU without noise",
+        "s",
+        0.01,
+        1e6,
+    ),
     "imu_wait_s": ParameterSpec(
         "How long an image waits for the IMU samples of its interval before it does without",
         "s",
