@@ -6,8 +6,8 @@ the inputs that training left empty are told by no weight. So the inputs are jud
 - the picture, by the logarithms of its contrast and of its edges, and by its brightness: their
   squared Mahalanobis distance D^2 from those that training was shown, darker and brighter ones
   included, in units of the one that 5 % of validation exceeds;
-- the street, by its pictures and by how roughly the network's rotation departs from the gyro's,
-  over seconds (see ``models.street``);
+- the street, over seconds, by its pictures and by how roughly the network's rotation departs from
+  the gyro's (see ``models.street``);
 - the view, by the share of it that is blind: covered, or outside the camera's image;
 - the lens, by how much less than its surroundings a spot changes (see ``data.lens_specks``);
 - camera and gyro, by whether they contradict each other (see ``models.agreement``).
@@ -51,20 +51,20 @@ _LARGEST = 1e6
 class Reliability:
     """What is usual for a model, measured when it was fitted.
 
-    picture_mean [4] and picture_precision [4, 4] of training's statistics, the latter scaled so
-    that 5 % of validation lie beyond a distance of one; still_share, the share of cells that does
-    not change for a while in 80 % of validation; unseen_share, the largest share of the view that
-    a camera of training did not see; disagreement_std [5], of what drives without an error, beyond
-    their own uncertainty, make camera and gyro seem to contradict each other by,
-    disagreement_response [5], which share of such an error shows, and disagreement_bound, how many
-    deviations are usual on a drive that was left out (where it was not measured: what it was for
-    others); rotation_lever_m [3, 3], how far (m per rad) an error of the gyro's rotation about
-    each axis (columns) moves the translation, None where it was not measured; vibration_std [3]
-    (rad), what an interval's rotation by the gyro differs by from the camera's beyond the latter's
-    own noise; least_change, mean and standard deviation of how little a spot of the view changes
-    behind a clean lens, None where it was not measured: then specks are not looked for;
-    street_mean [6] and street_precision [6, 6] of E-R3, None where they were not measured: then
-    pictures alone tell a street.
+    picture_mean [4] and picture_precision [4, 4] of training's statistics, the latter scaled
+    so that 5 % of validation lie beyond a distance of one; still_share, the share of cells
+    that do not change for a while which drives exceed in 5 % of the time; unseen_share, the
+    largest share of the view that a camera of training did not see; disagreement_std [5], of
+    what drives without an error, beyond their own uncertainty, make camera and gyro seem to
+    contradict each other by, disagreement_response [5], which share of such an error shows,
+    and disagreement_bound, how many deviations are usual on a drive that was left out (where
+    it was not measured: what it was for others); rotation_lever_m [3, 3], how far (m per rad)
+    an error of the gyro's rotation about each axis (columns) moves the translation, None where
+    it was not measured; vibration_std [3] (rad), what an interval's rotation by the gyro
+    differs by from the camera's beyond the latter's own noise; least_change, mean and standard
+    deviation of how little a spot of the view changes behind a clean lens, None where it was
+    not measured: then specks are not looked for; street_mean [6] and street_precision [6, 6]
+    of E-R3, None where they were not measured: then pictures alone tell a street.
     """
 
     picture_mean: tuple[float, ...]
