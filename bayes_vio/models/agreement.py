@@ -9,10 +9,10 @@ rotations, time offset t):
 with w the gyro's mean rate, Dw by how much the rate changes over the interval, and V what
 vibration adds, which the gyro feels and the camera does not show. Recursive least
 squares that forget within ``memory_s`` keep theta and its covariance P. What drives without an
-error show of theta_i is usual, with variance s_i^2, and counts in the calibrated noise. What
-exceeds it, theta_i^2 - k^2 (s_i^2 + P_ii) where positive, is taken for the variance of an error
-that every increment has. k is measured, too: so that of a drive that was left out one frame in
-twenty is beyond it.
+error show of theta_i beyond P is usual, with variance s_i^2, and counts in the calibrated noise.
+What exceeds both, theta_i^2 - k^2 (s_i^2 + P_ii) where positive, is taken for the variance of an
+error that every increment has. k is measured, too: so that of a drive that was left out one frame
+in twenty is beyond it.
 """
 
 from __future__ import annotations
