@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bayes_vio.conventions import GRAVITY_M_S2, NS_PER_S, R_BASE_OPTICAL
 from bayes_vio.data.image_quality import ImageStatistics
 from bayes_vio.data.samples import CameraModel, Extrinsics, MotionInput
-from bayes_vio.estimator import Estimator, MotionEstimate
+from bayes_vio.estimator import Estimator, EstimatorSettings, MotionEstimate
 from bayes_vio.models.complementary import NETWORK_ALONE, Crossover
 from bayes_vio.models.noise import (
     AS_IN_TRAINING,
@@ -137,6 +137,11 @@ class Drive:
                 assert_publishable(estimate)
                 estimates.append(estimate)
         return estimates
+
+
+def no_inertia(**given: float) -> EstimatorSettings:
+    """Return settings by which an IMU without a camera tells what the network says alone."""
+    return EstimatorSettings(unseen_acceleration_std_m_s2=100.0, **given)
 
 
 def _texture() -> np.ndarray:

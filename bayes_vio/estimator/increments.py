@@ -14,6 +14,7 @@ from bayes_vio.data.samples import MotionInput
 from bayes_vio.data.windows import motion_input
 from bayes_vio.estimator.coasting import Coasting
 from bayes_vio.estimator.doubt import Doubt, Doubter
+from bayes_vio.estimator.inertia import ForwardSpeed, Speed
 from bayes_vio.estimator.intervals import Interval
 from bayes_vio.estimator.standstill import StandstillSettings
 from bayes_vio.estimator.tracking import Cause, EstimatorSettings
@@ -73,6 +74,7 @@ class IncrementPredictor:
     What is unusual about the inputs widens the epistemic part (see ``doubt``), where the artifact
     tells what is usual.
 
+    Without camera the forward speed is carried on by the IMU where that is surer (``inertia``).
     Estimates without camera err alike, since speed does not show in an IMU window: their noise
     along the linear axes lasts, for unseen_speed_correlation_s.
 
@@ -100,6 +102,7 @@ class IncrementPredictor:
         example = torch.full((6,), 0.1, dtype=torch.float64)
         self._moved = Tape(lambda xi: (se3.exp(xi), se3.right_jacobian(xi)), example)
         self._standstill = StandstillSettings()
+        self._forward_speed = ForwardSpeed(settings)
         self._complementary = ComplementaryFilter(artifact.crossover)
         self._contradiction = SlowContradiction(artifact.crossover)
         self._doubter: Doubter | None = None
@@ -117,6 +120,7 @@ class IncrementPredictor:
         self._newest: Interval | None = None
         self._coasting = Coasting.unknown(self._settings)
         self._coasted_s = 0.0
+        self._forward_speed.reset()
         self._complementary.reset()
         self._contradiction.reset()
         if self._doubter is not None:
@@ -145,8 +149,12 @@ class IncrementPredictor:
             self._doubter.catch_up()
 
     def _increment(self, interval: Interval) -> Increment:
+        carried = self._forward_speed.carry(interval.imu, interval.imu_valid, interval.dt_s)
         if self._has_stopped(interval):
-            return self._stand(interval)
+            increment = self._stand(interval)
+            speed_var = increment.noise_cov[0, 0] / interval.dt_s**2
+            self._forward_speed.see(Speed(0.0, speed_var), None, interval.dt_s)
+            return increment
         excess = self._excess(interval.dt_s)
         causes = interval.causes
         if excess > self._settings.dt_margin * (1 + _ROUNDING):
@@ -157,6 +165,7 @@ class IncrementPredictor:
             prediction, doubt = self._ask(interval)
         except CovarianceError:
             return self._coast(interval, (*causes, Cause.MODEL_OUTPUT))
+        prediction = self._with_speed(interval, prediction, carried)
         causes = (*causes, *doubt.causes)
         if excess > 1:
             causes = (*causes, Cause.INTERVAL_UNUSUAL)
@@ -212,6 +221,29 @@ class IncrementPredictor:
             noise_cov,
             fused.features,
         ), doubt
+
+    def _with_speed(
+        self, interval: Interval, p: _Prediction, carried: Speed | None
+    ) -> _Prediction:
+        """Return the prediction, without camera with the speed carried on where that is surer."""
+        dt_s = interval.dt_s
+        var = (p.epistemic_cov[0, 0] + p.noise_cov[0, 0]) / dt_s**2
+        if interval.flow is not None:
+            self._forward_speed.see(Speed(p.mean[0] / dt_s, var), carried, dt_s)
+            return p
+        if carried is None or carried.var >= var:
+            return p
+        mean, features = p.mean.copy(), p.features
+        epistemic_cov, noise_cov = p.epistemic_cov.copy(), p.noise_cov.copy()
+        for cov in (epistemic_cov, noise_cov):
+            cov[0, 1:] = cov[1:, 0] = 0.0
+        mean[0] = carried.mean * dt_s
+        epistemic_cov[0, 0] = self._settings.floor_std**2
+        noise_cov[0, 0] = carried.var * dt_s**2
+        if features is not None:
+            features = features.copy()
+            features[0] = 0.0
+        return _Prediction(mean, epistemic_cov, noise_cov, features)
 
     def _scaled(self, interval: Interval, noise_cov: Array) -> Array:
         """Return the noise covariance [6, 6] under the circumstances of an interval."""

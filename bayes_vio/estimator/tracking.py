@@ -131,6 +131,9 @@ class EstimatorSettings:
 
     # Speed is hardly seen by an IMU alone: such estimates err alike for about this long.
     unseen_speed_correlation_s: float = 5.0
+    # It is carried on by what the IMU feels beyond its mean over the last seconds with a camera.
+    unseen_acceleration_std_m_s2: float = 0.3
+    level_memory_s: float = 10.0
 
     # Inputs unlike those of training and validation (see models.reliability): how the covariance
     # grows, and beyond what an interval is not nominal.

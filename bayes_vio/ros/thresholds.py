@@ -83,6 +83,18 @@ THRESHOLDS: dict[str, ParameterSpec] = {
     "unseen_speed_correlation_s": ParameterSpec(
         "For how long errors of the speed stay alike where only the IMU is there", "s", 0.01, 600.0
     ),
+    "unseen_acceleration_std_m_s2": ParameterSpec(
+        "By how much the IMU's forward acceleration errs for seconds, without a camera",
+        "m/s^2",
+        0.001,
+        100.0,
+    ),
+    "level_memory_s": ParameterSpec(
+        "Over which time with a camera it is learned what the IMU says at constant speed",
+        "s",
+        0.5,
+        600.0,
+    ),
     "unfamiliar_inflation": ParameterSpec(
         "By how much the variance grows per squared distance of the street from training's "
         "beyond the one that a street left out exceeds in 5 % of the time, which is the unit",

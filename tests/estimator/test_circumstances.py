@@ -10,7 +10,7 @@ from bayes_vio.estimator import Estimator
 from bayes_vio.estimator.increments import Increment
 from bayes_vio.models.noise import Circumstances
 from bayes_vio.posterior.sketch import FeatureSketch
-from tests.estimator_cases import START_NS, Drive, KnownArtifact, Prediction
+from tests.estimator_cases import START_NS, Drive, KnownArtifact, Prediction, no_inertia
 
 
 def test_the_imu_alone_has_a_noise_scale_of_its_own():
@@ -18,7 +18,10 @@ def test_the_imu_alone_has_a_noise_scale_of_its_own():
     scale = (2.0, 1.0, 0.5, 3.0, 1.0, 1.0)
     drive = Drive(images=spoil)
     usual, scaled = (
-        drive.run(Estimator(KnownArtifact(circumstances=Circumstances(imu_alone_scale=s))), 3.0)
+        drive.run(
+            Estimator(KnownArtifact(circumstances=Circumstances(imu_alone_scale=s)), no_inertia()),
+            3.0,
+        )
         for s in ((1.0,) * 6, scale)
     )
     seeing, blind = 14, 24

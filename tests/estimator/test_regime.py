@@ -104,7 +104,7 @@ def test_an_unusable_image_is_left_out_with_its_class_as_the_cause(kind):
         assert artifact.asked[k - 1].camera_valid == 0
         assert estimates[k].regime.verdict is ImageVerdict.UNUSABLE
     assert estimates[10].cause == "earlier_image_unusable"
-    assert estimates[8].cov[0, 0] > 100 * estimates[7].cov[0, 0]
+    assert estimates[8].cov[1, 1] > 100 * estimates[7].cov[1, 1]
     assert estimates[11].state is TrackingState.TRACKING
 
 
