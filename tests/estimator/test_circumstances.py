@@ -59,7 +59,7 @@ class FeaturedArtifact(KnownArtifact):
 
 
 def _increments(artifact: KnownArtifact, drive: Drive, end_s: float) -> list[Increment]:
-    estimator, found = Estimator(artifact), []
+    estimator, found = Estimator(artifact, no_inertia()), []
     predict = estimator._predictor.predict
     estimator._predictor.predict = lambda interval: found.append(predict(interval)) or found[-1]
     drive.run(estimator, end_s)
