@@ -60,9 +60,9 @@ def judge(measures: dict) -> dict:
     for axis in measures["axes"]:
         parts[axis["axis"]] = judge_scale(axis, 1)
     verdict = _overall(set(parts.values()))
-    if verdict is Verdict.CAUTIOUS and parts["joint"] in (Verdict.CONSISTENT, Verdict.NEAR):
+    if verdict is Verdict.CAUTIOUS and parts["joint"] is not Verdict.CAUTIOUS:
         # An axis that is too wide misleads nobody where the whole is right; the evidence names it.
-        verdict = Verdict.NEAR
+        verdict = Verdict.UNDECIDED if parts["joint"] is Verdict.UNDECIDED else Verdict.NEAR
     return {
         "verdict": verdict.value,
         "claim": CLAIMS[verdict],

@@ -54,6 +54,15 @@ def test_one_false_axis_is_named():
     assert "rotZ" in judgement["evidence"]
 
 
+@pytest.mark.parametrize(("n", "expected"), [(40, Verdict.UNDECIDED), (3000, Verdict.NEAR)])
+def test_an_axis_that_is_too_wide_does_not_speak_for_the_whole(n, expected):
+    errors = synthetic_run(n, seed=6).increment_errors()
+    judgement = judged(scaled(errors, [1, 1, 1, 2.5, 1, 1]))
+    assert judgement["parts"]["rotX"] == Verdict.CAUTIOUS.value
+    assert judgement["verdict"] == expected.value
+    assert "rotX" in judgement["evidence"]
+
+
 def test_faults_of_both_kinds_do_not_cancel():
     errors = synthetic_run(1500, seed=4).increment_errors()
     judgement = judged(scaled(errors, [0.5, 2, 1, 1, 1, 1]))
