@@ -300,7 +300,9 @@ def draw(path: Path, told: Mapping[str, dict], title: str) -> None:
 
 
 def main() -> None:
-    arguments = parsed()
+    parser = parser_of(__doc__, RESULT, 6)
+    parser.add_argument("--real", type=Path, nargs=2, metavar=("BAGS", "ARTIFACT"))
+    arguments = parser.parse_args()
     known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, mp_context=context) as pool:
@@ -356,18 +358,18 @@ def write(path: Path, told: dict) -> None:
     path.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n")
 
 
-def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+def parser_of(doc: str | None, result: Path, seeds: int) -> argparse.ArgumentParser:
+    """Return the command line of a benchmark of the smoother."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0] if doc else None)
     parser.add_argument("--bags", type=Path, required=True, help="of semi_synthetic.py")
     parser.add_argument("--artifact", type=Path, required=True, help="fitted on training bags")
     parser.add_argument("--work", type=Path, default=Path("out/smoother"))
-    parser.add_argument("--seeds", type=int, default=6, help="noises of the fixes per drive")
+    parser.add_argument("--seeds", type=int, default=seeds, help="noises of the fixes per drive")
     parser.add_argument("--choose", action="store_true", help="choose the constant anew")
-    parser.add_argument("--real", type=Path, nargs=2, metavar=("BAGS", "ARTIFACT"))
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=result)
     parser.add_argument("--test", action="store_true", help="evaluate on the test drives")
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ may be chosen by them. Figures go to results/smoother_bad_days.json, pictures be
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ from smoother import (
     Study,
     draw,
     figures,
+    parser_of,
     reductions,
     scaled,
     second_moment,
@@ -129,7 +129,7 @@ def compared(study: Study, treated: dict[str, Treatment], days: BadDays) -> dict
 
 
 def main() -> None:
-    arguments = parsed()
+    arguments = parser_of(__doc__, RESULT, 3).parse_args()
     known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, mp_context=context) as pool:
@@ -164,19 +164,6 @@ def main() -> None:
         suffix = f"_{LAGS_S[name]:g}_s.png"
         draw(arguments.out.with_name(arguments.out.stem + suffix), part["treatments"], title)
     print(json.dumps({name: w["lower_by"] for name, w in windows.items()}, indent=1))
-
-
-def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--bags", type=Path, required=True, help="of semi_synthetic.py")
-    parser.add_argument("--artifact", type=Path, required=True, help="fitted on training bags")
-    parser.add_argument("--work", type=Path, default=Path("out/smoother"))
-    parser.add_argument("--seeds", type=int, default=3, help="noises of the fixes per drive")
-    parser.add_argument("--choose", action="store_true", help="choose the constant anew")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--test", action="store_true", help="evaluate on the test drives")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

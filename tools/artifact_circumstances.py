@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from artifact_recordings import parser_of, prepared
+from artifact_recordings import parser_of, recordings_of
 
 from bayes_vio.artifact import MotionArtifact
 from bayes_vio.circumstances import measure_circumstances
@@ -21,10 +21,7 @@ def main() -> None:
     parser = parser_of(__doc__, "circumstances")
     arguments = parser.parse_args()
     artifact = MotionArtifact.load(arguments.artifact)
-    train, validation = (
-        prepared(artifact, bags, arguments.cache)
-        for bags in (arguments.train, arguments.validation)
-    )
+    train, validation = recordings_of(arguments, artifact)
     measured = measure_circumstances(artifact.posterior, train, validation)
     replace(artifact, circumstances=measured).save(arguments.artifact)
     print(measured)

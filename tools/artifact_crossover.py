@@ -12,9 +12,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from artifact_recordings import prepared
+
 from bayes_vio.artifact import MotionArtifact
-from bayes_vio.data.bags import open_streams
-from bayes_vio.data.dataset import MotionDataset, prepare
+from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.training.correlation import correlations
 from bayes_vio.training.crossover import choose_crossover, drive_answers
 
@@ -27,8 +28,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/crossover/frames"))
     arguments = parser.parse_args()
     artifact = MotionArtifact.load(arguments.artifact)
-    prepared = [prepare(open_streams(bag), arguments.cache) for bag in arguments.validation]
-    drives = [MotionDataset([r.with_time_offset(artifact.time_offset_s)], (1,)) for r in prepared]
+    recordings = prepared(artifact, arguments.validation, arguments.cache)
+    drives = [MotionDataset([recording], (1,)) for recording in recordings]
     answers = [drive_answers(artifact.model, drive) for drive in drives]
     crossover = choose_crossover(answers)
     _, noise = correlations(artifact.posterior, artifact.model, drives, crossover, answers)

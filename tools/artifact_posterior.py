@@ -14,10 +14,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from artifact_recordings import parser_of, recordings_of
 
 from bayes_vio.artifact import MotionArtifact
-from bayes_vio.data.bags import open_streams
-from bayes_vio.data.dataset import PreparedRecording, prepare
 from bayes_vio.fit import FitSettings, fit_calibrated_posterior, measured_artifact
 from bayes_vio.progress import FitDisplay
 from bayes_vio.training.recordings import CommonOffset, Recordings
@@ -30,7 +29,7 @@ def main() -> None:
     """Write the artifact with another posterior."""
     arguments = parsed()
     artifact = MotionArtifact.load(arguments.artifact)
-    recordings = prepared(artifact, arguments)
+    recordings = of_the_fit(artifact, arguments)
     settings = FitSettings(
         structure=artifact.posterior.report.structure,
         curvature_samples=arguments.curvature_samples,
@@ -52,26 +51,17 @@ def main() -> None:
     print(asdict(chosen))
 
 
-def prepared(artifact: MotionArtifact, arguments: argparse.Namespace) -> Recordings:
+def of_the_fit(artifact: MotionArtifact, arguments: argparse.Namespace) -> Recordings:
     """Return the recordings of the artifact's fit, with its time offset."""
-
-    def read(bags: list[Path]) -> list[PreparedRecording]:
-        recordings = [prepare(open_streams(bag), arguments.cache) for bag in bags]
-        return [r.with_time_offset(artifact.time_offset_s) for r in recordings]
-
     std_s = artifact.metadata.get("time_offset_std_s")
     offset = CommonOffset(artifact.time_offset_s, std_s, len(arguments.train))
-    return Recordings(read(arguments.train), read(arguments.validation), offset, {})
+    return Recordings(*recordings_of(arguments, artifact), offset, {})
 
 
 def parsed() -> argparse.Namespace:
     """Return the command line's arguments."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("artifact", type=Path)
+    parser = parser_of(__doc__, "posterior")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--train", type=Path, nargs="+", required=True)
-    parser.add_argument("--validation", type=Path, nargs="+", required=True)
-    parser.add_argument("--cache", type=Path, default=Path("out/posterior/frames"))
     parser.add_argument("--curvature-samples", type=int, default=10_000)
     return parser.parse_args()
 

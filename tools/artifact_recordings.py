@@ -20,6 +20,17 @@ def parser_of(doc: str | None, cache: str) -> argparse.ArgumentParser:
     return parser
 
 
+def recordings_of(
+    arguments: argparse.Namespace, artifact: MotionArtifact
+) -> tuple[list[PreparedRecording], list[PreparedRecording]]:
+    """Return the recordings of training and of validation under the artifact's time offset."""
+    train, validation = (
+        prepared(artifact, bags, arguments.cache)
+        for bags in (arguments.train, arguments.validation)
+    )
+    return train, validation
+
+
 def prepared(artifact: MotionArtifact, bags: list[Path], cache: Path) -> list[PreparedRecording]:
     """Return recordings under the artifact's time offset."""
     recordings = [prepare(open_streams(bag), cache) for bag in bags]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from artifact_recordings import parser_of, prepared
+from artifact_recordings import parser_of, recordings_of
 
 from bayes_vio.artifact import MotionArtifact
 from bayes_vio.models.reliability import Reliability
@@ -24,10 +24,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="FIELD")
     arguments = parser.parse_args()
     artifact = MotionArtifact.load(arguments.artifact)
-    train, validation = (
-        prepared(artifact, bags, arguments.cache)
-        for bags in (arguments.train, arguments.validation)
-    )
+    train, validation = recordings_of(arguments, artifact)
     usual = measure_reliability(artifact.model, train, validation)
     if usual is None:
         raise SystemExit("no validation recording has an IMU: nothing can be measured")

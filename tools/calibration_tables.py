@@ -101,8 +101,7 @@ def _count(figures: dict[str, Any]) -> int:
 
 def smoother(r: dict[str, Any]) -> list[str]:
     """Return what the covariance is worth to a smoother in outages, beside what bounds it."""
-    split = "test" if "test" in r else "validation"
-    drives = ", ".join(r[split]["evaluated_on"])
+    part, drives = _evaluated(r)
     return [
         "**Through GPS outages** (`python benchmarks/smoother.py`): fixed-lag smoother of 10 s, "
         f"outages of 10, 30 and 60 s, semi-synthetic {drives}; errors (RMSE) of the newest pose "
@@ -110,14 +109,13 @@ def smoother(r: dict[str, Any]) -> list[str]:
         "has the oracle covariance (how large true errors are around every increment) or true "
         "increments.",
         "",
-        *_smoothed(r[split]["treatments"]),
+        *_smoothed(part["treatments"]),
     ]
 
 
 def smoother_bad_days(r: dict[str, Any]) -> list[str]:
     """Return the same where camera and GPS fail together."""
-    split = "test" if "test" in r else "validation"
-    drives = ", ".join(r[split]["evaluated_on"])
+    part, drives = _evaluated(r)
     return [
         "**Camera and GPS fail together** (`python benchmarks/smoother_bad_days.py`): the same on "
         f"{drives}, images dark, covered or frozen from 5 s before every outage to its half. The "
@@ -125,10 +123,16 @@ def smoother_bad_days(r: dict[str, Any]) -> list[str]:
         "smoother puts the gap where the covariance says that they were worst.",
         *(
             line
-            for name, part in r[split]["windows"].items()
-            for line in ("", f"{name.capitalize()}:", "", *_smoothed(part["treatments"]))
+            for name, window in part["windows"].items()
+            for line in ("", f"{name.capitalize()}:", "", *_smoothed(window["treatments"]))
         ),
     ]
+
+
+def _evaluated(r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the figures of the test drives, or of validation where there are none; and names."""
+    part = r["test"] if "test" in r else r["validation"]
+    return part, ", ".join(part["evaluated_on"])
 
 
 def _smoothed(treatments: dict[str, Any]) -> list[str]:

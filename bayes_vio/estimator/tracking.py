@@ -106,9 +106,7 @@ class EstimatorSettings:
     # Clocks and buffers.
     imu_buffer_s: float = 5.0
     imu_rate_max_hz: float = 2000.0  # sizes the buffer, allocated once
-    imu_stuck_s: float = (
-        0.25  # samples that repeat for so long, or tell no rate at all, are left out
-    )
+    imu_stuck_s: float = 0.25  # samples that repeat, or tell no rate, for longer are left out
     imu_wait_s: float = 0.1  # an image waits this long for the IMU samples of its interval
     timeout_s: float = 0.5  # without an image for so long, an increment is emitted without one
     stamp_jump_s: float = 0.5  # a stamp that steps back, or ahead of time, by more is a jump:

@@ -43,7 +43,7 @@ _FREEDOM, _STEPS = 4.0, 15  # of Student's t
 # What of the time is beyond k on a drive left out is told by what a fifth of it is beyond, as for
 # six Gaussian numbers (chi-square 12.59 and 8.56): the tail is that of spoilt pictures.
 _LEVEL, _TO_TWENTIETH, _CHI_SQUARE_95 = 0.8, 12.59 / 8.56, 12.59
-_QUANTILES = 200  # of every drive as many, however long it is
+_QUANTILES = 240  # of every drive as many, however long it is
 # Of each variance, and besides: few drives do not fill all directions, a single one none.
 _RIDGE, _LEAST_VAR = 0.05, 1e-6
 
@@ -136,11 +136,16 @@ def fit_street(drives: Sequence[StreetMeans]) -> tuple[Array, Array] | None:
         street_distance(*_moments([*drives[:k], *drives[k + 1 :]] or drives), drive)
         for k, drive in enumerate(drives)
     ]
-    levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    told = np.concatenate([np.quantile(distances, levels) for distances in left_out])
     mean, precision = _moments(drives)
-    usual = _TO_TWENTIETH * float(np.quantile(told, _LEVEL))
+    usual = _TO_TWENTIETH * quantile_of_drives(left_out, _LEVEL)
     return mean, precision / max(usual, _CHI_SQUARE_95)
+
+
+def quantile_of_drives(drives: Sequence[Array], level: float) -> float:
+    """Return what values [n] of drives stay below for a share of the time, every drive alike."""
+    levels = np.linspace(0, 1, _QUANTILES)
+    told = [np.quantile(drive, levels) for drive in drives if len(drive)]
+    return float(np.quantile(told, level))
 
 
 def _growth(averaged_s: Array) -> Array:

@@ -29,7 +29,7 @@ from bayes_vio.models.reliability import (
     fit_picture,
     picture_statistics,
 )
-from bayes_vio.models.street import fit_street
+from bayes_vio.models.street import fit_street, quantile_of_drives
 from bayes_vio.training.augmentation import AugmentationSettings
 from bayes_vio.training.street import means_of
 
@@ -77,7 +77,7 @@ def measure_reliability(
     return Reliability(
         picture_mean=tuple(mean.tolist()),
         picture_precision=tuple(map(tuple, precision.tolist())),
-        still_share=_exceeded([_still(r) for r in (*train, *validation)], _USUAL_STILL),
+        still_share=quantile_of_drives([_still(r) for r in (*train, *validation)], _USUAL_STILL),
         unseen_share=max(unseen_share(r.frames.view_valid) for r in train),
         disagreement_std=tuple(std.tolist()),
         disagreement_response=tuple(response.tolist()),
@@ -253,14 +253,7 @@ def usual_disagreement(drives: Sequence[Sequence[Estimate]]) -> tuple[Array, flo
         _deviations(drive, deviations_of(squared[:k] + squared[k + 1 :] or squared))
         for k, drive in enumerate(drives)
     ]
-    return deviations_of(squared), max(_exceeded(beyond, 1 - _FALSE_ALARMS), _LEAST_BOUND)
-
-
-def _exceeded(drives: Sequence[Array], level: float) -> float:
-    """Return what values [n] of drives stay below for a share of the time, every drive alike."""
-    levels = np.linspace(0, 1, _COMPARISONS)
-    told = [np.quantile(drive, levels) for drive in drives if len(drive)]
-    return float(np.quantile(told, level))
+    return deviations_of(squared), max(quantile_of_drives(beyond, 1 - _FALSE_ALARMS), _LEAST_BOUND)
 
 
 def _unexplained(drive: Sequence[Estimate]) -> Array:

@@ -20,23 +20,21 @@ def noisy(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, 6))
 
 
+def runs(*parts: tuple[int, Cause | None]) -> list[Cause | None]:
+    return [cause for count, cause in parts for _ in range(count)]
+
+
 def test_a_repeated_sample_is_told_after_a_quarter_of_a_second_and_forgiven_at_once() -> None:
     samples = noisy(100)
     samples[20:60] = samples[20]
-    causes = told(samples)
     # The second alike is the first that is suspicious.
-    assert causes[:46] == [None] * 46
-    assert causes[46:60] == [Cause.IMU_FROZEN] * 14
-    assert causes[60:] == [None] * 40
+    assert told(samples) == runs((46, None), (14, Cause.IMU_FROZEN), (40, None))
 
 
 def test_a_gyro_of_zeros_is_dead_though_the_accelerometer_lives() -> None:
     samples = noisy(100)
     samples[20:60, ANGULAR_RATE] = 0
-    causes = told(samples)
-    assert causes[:45] == [None] * 45
-    assert causes[45:60] == [Cause.GYRO_DEAD] * 15
-    assert causes[60:] == [None] * 40
+    assert told(samples) == runs((45, None), (15, Cause.GYRO_DEAD), (40, None))
 
 
 def test_of_a_slow_stream_ten_in_a_row_are_needed() -> None:

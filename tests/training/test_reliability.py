@@ -7,19 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from bayes_vio.data.bags import open_streams
 from bayes_vio.data.blind_view import unseen_share
-from bayes_vio.data.dataset import MotionDataset, prepare
+from bayes_vio.data.dataset import MotionDataset
 from bayes_vio.data.samples import ImuStream
 from bayes_vio.models.agreement import Estimate
 from bayes_vio.models.reliability import picture_statistics
-from bayes_vio.simulation import CameraSettings, SimulationSettings, simulate
-from bayes_vio.simulation.drives import DriveSettings
 from bayes_vio.training.reliability import (
     measure_reliability,
     usual_disagreement,
     usual_least_change,
 )
+from tests.training.drive_cases import prepared_drive
 
 STD = 5e-4
 
@@ -51,14 +49,7 @@ class TrueCamera(nn.Module):
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("usual")
-    simulate(
-        folder / "drive",
-        SimulationSettings(
-            seed=5, drive=DriveSettings(duration_s=12.0), camera=CameraSettings(rate_hz=10)
-        ),
-    )
-    return prepare(open_streams(folder / "drive"), folder / "cache", time_offset_s=0.0, workers=1)
+    return prepared_drive(tmp_path_factory.mktemp("usual"), seed=5, duration_s=12.0)
 
 
 def test_a_good_camera_shows_errors_whole_and_disagrees_by_little(recording):

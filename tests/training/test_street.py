@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from bayes_vio.conventions import ANGULAR_RATE
-from bayes_vio.data.bags import open_streams
-from bayes_vio.data.dataset import prepare
 from bayes_vio.data.frames import to_unit
+from bayes_vio.estimator.tracking import EstimatorSettings
 from bayes_vio.models.reliability import picture_statistics
-from bayes_vio.simulation import CameraSettings, SimulationSettings, simulate
-from bayes_vio.simulation.drives import DriveSettings
+from bayes_vio.training import reliability, street
 from bayes_vio.training.street import means_of
+from tests.training.drive_cases import prepared_drive
 
 STD = 5e-4
 
@@ -37,14 +36,7 @@ class NoisyGyro(nn.Module):
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("street")
-    simulate(
-        folder / "drive",
-        SimulationSettings(
-            seed=6, drive=DriveSettings(duration_s=20.0), camera=CameraSettings(rate_hz=10)
-        ),
-    )
-    return prepare(open_streams(folder / "drive"), folder / "cache", time_offset_s=0.0, workers=1)
+    return prepared_drive(tmp_path_factory.mktemp("street"), seed=6, duration_s=20.0)
 
 
 def test_means_are_those_of_the_pictures_and_of_the_models_noise(recording):
@@ -68,3 +60,8 @@ def test_a_car_that_stands_tells_nothing(recording):
     street, averaged_s = means_of(NoisyGyro(), standing)
     assert street.shape == (0, 6)
     assert averaged_s.shape == (0,)
+
+
+def test_what_is_usual_is_measured_with_the_estimators_memory():
+    assert EstimatorSettings.unfamiliar_memory_s == street._MEMORY_S
+    assert EstimatorSettings.agreement_memory_s == reliability._MEMORY_S
